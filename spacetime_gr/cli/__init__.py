@@ -1,0 +1,1 @@
+"""The `spacetime-gr` command; one file per sub-command."""

@@ -1,0 +1,40 @@
+"""Entry of the `spacetime-gr` command: registers the sub-commands and turns user errors into one line."""
+
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from spacetime_gr.cli.evaluate import evaluate
+from spacetime_gr.cli.prepare import prepare
+from spacetime_gr.cli.recommend import recommend
+from spacetime_gr.cli.simulate import simulate
+
+app = typer.Typer(
+    name="spacetime-gr",
+    help="Pretrain, evaluate and use generative recommendation models for places.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+for command in (simulate, prepare, evaluate, recommend):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; a ValueError or OSError becomes one line on stderr and exit code 2.
+
+    Set `SPACETIME_GR_DEBUG=1` to see the traceback instead.
+    """
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("SPACETIME_GR_DEBUG") == "1":
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
