@@ -1,0 +1,130 @@
+"""Read access to a prepared folder: the Parquet shards, the POI list and the manifest that `prepare` wrote."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+SPLITS = ("train", "validation", "test")
+
+
+class PreparedFolder:
+    """A finished prepared folder.
+
+    Args:
+        path: the folder that `spacetime-gr prepare` wrote.
+
+    Raises:
+        ValueError: if the folder does not exist, is not finished, was written by another schema version, or lacks a
+            file that its manifest lists.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise ValueError(
+                f"no prepared folder at {self.path}: expected a folder written by `spacetime-gr prepare --out {self.path}`"
+            )
+        manifest_path = self.path / MANIFEST_NAME
+        if not manifest_path.is_file():
+            raise ValueError(
+                f"{self.path} is not a finished prepared folder: it holds no {MANIFEST_NAME}; "
+                "run `spacetime-gr prepare` again"
+            )
+        try:
+            manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{manifest_path} is not readable JSON ({error}); run `spacetime-gr prepare` again") from error
+        version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"{manifest_path} has schema_version {version}, this version reads {SCHEMA_VERSION}; "
+                "prepare the source again with this version"
+            )
+        self.manifest: dict[str, Any] = manifest
+        missing = [name for name in self._listed_files() if not (self.path / name).is_file()]
+        if missing:
+            raise ValueError(
+                f"{self.path} is incomplete: {len(missing)} file(s) that its manifest lists are missing, "
+                f"the first is {missing[0]}; copy the folder again or run `spacetime-gr prepare` again"
+            )
+
+    def _listed_files(self) -> list[str]:
+        return ["pois.parquet", *(entry["path"] for entry in self.manifest["files"])]
+
+    def __repr__(self) -> str:
+        return f"PreparedFolder({str(self.path)!r})"
+
+    @property
+    def actions(self) -> list[str]:
+        """Names of the action types; the `action` column of the shards is an index into this list."""
+        return list(self.manifest["actions"])
+
+    @property
+    def modes(self) -> list[str]:
+        """Names of the modes; the `mode` column of the shards, where present, is an index into this list."""
+        return list(self.manifest["modes"])
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Folder of the tokenizer that was built from these POIs."""
+        return self.path / "tokenizer"
+
+    def pois(self) -> pa.Table:
+        """The POI list in `poi_row` order, P rows: see `docs/prepare.md` for the columns."""
+        return pq.read_table(self.path / "pois.parquet")
+
+    def _entries(self, split: str) -> list[dict[str, Any]]:
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+        return [entry for entry in self.manifest["files"] if entry["split"] == split]
+
+    def files(self, split: str) -> list[Path]:
+        """Shard files of a split in their fixed order; empty if the split has no events.
+
+        Raises:
+            ValueError: if `split` is not train, validation or test.
+        """
+        return [self.path / entry["path"] for entry in self._entries(split)]
+
+    def row_groups(self, split: str) -> list[tuple[Path, int, int]]:
+        """(file, number of the row group in it, users in it) of every row group, in file order.
+
+        Taken from the manifest, so it opens no file.
+        """
+        size = int(self.manifest["users_per_row_group"])
+        return [
+            (self.path / entry["path"], group, min(size, entry["rows"] - group * size))
+            for entry in self._entries(split)
+            for group in range(entry["row_groups"])
+        ]
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the shards, the same for all splits."""
+        return pq.read_schema(self.path / self.manifest["files"][0]["path"])
+
+    def read(self, split: str, columns: list[str] | None = None) -> pa.Table:
+        """A whole split in memory, one row per user; meant for evaluation at benchmark size.
+
+        Args:
+            split: train, validation or test.
+            columns: names of the columns wanted; all if None.
+
+        Raises:
+            ValueError: if the split or a column is unknown.
+        """
+        names = self.schema.names
+        unknown = [name for name in columns or [] if name not in names]
+        if unknown:
+            raise ValueError(f"{self.path} has no column {unknown[0]!r}: expected some of {', '.join(names)}")
+        files = self.files(split)
+        if not files:
+            wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+            return wanted.empty_table()
+        return pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
