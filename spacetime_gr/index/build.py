@@ -28,7 +28,7 @@ def split_quadtree(sorted_keys: NDArray[np.uint64], max_pois_per_block: int) -> 
     """
     leaf_starts, leaf_ends, leaf_levels = [], [], []
     starts, ends = np.zeros(1, np.int64), np.full(1, len(sorted_keys), np.int64)
-    prefixes = np.zeros(1, np.uint64)  # the tile's Morton key at its own level
+    prefixes: NDArray[np.uint64] = np.zeros(1, np.uint64)  # the tile's Morton key at its own level
     for level in range(MAX_LEVEL + 1):
         done = (ends - starts <= max_pois_per_block) | (level == MAX_LEVEL)
         keep = done & (ends > starts)
@@ -38,7 +38,7 @@ def split_quadtree(sorted_keys: NDArray[np.uint64], max_pois_per_block: int) -> 
         starts, ends, prefixes = starts[~done], ends[~done], prefixes[~done]
         if len(starts) == 0:
             break
-        children = (prefixes[:, None] << np.uint64(2)) + np.arange(4, dtype=np.uint64)  # (tiles, 4)
+        children: NDArray[np.uint64] = (prefixes[:, None] << np.uint64(2)) + np.arange(4, dtype=np.uint64)  # (tiles, 4)
         shift = np.uint64(2 * (MAX_LEVEL - level - 1))
         inner_bounds = np.searchsorted(sorted_keys, children[:, 1:] << shift).astype(np.int64)
         bounds = np.concatenate([starts[:, None], inner_bounds, ends[:, None]], axis=1)
@@ -49,8 +49,8 @@ def split_quadtree(sorted_keys: NDArray[np.uint64], max_pois_per_block: int) -> 
     starts, ends, levels = starts[order], ends[order], levels[order]
     starts, source = _cut_ranges(starts, ends, max_pois_per_block)
     levels = levels[source]
-    shift = (2 * (MAX_LEVEL - levels.astype(np.int64))).astype(np.uint64)
-    keys = (sorted_keys[starts] >> shift) << shift
+    shifts = (2 * (MAX_LEVEL - levels.astype(np.int64))).astype(np.uint64)
+    keys = (sorted_keys[starts] >> shifts) << shifts
     return Blocks(np.append(starts, len(sorted_keys)), keys, levels)
 
 

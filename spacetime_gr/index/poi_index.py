@@ -111,7 +111,7 @@ class POIIndex:
         inner[rows_by_block] = np.arange(len(poi_ids)) - np.repeat(blocks.starts[:-1], sizes)
         category_names, category = _categories(pois)
         hash_key, id_hashes, id_rows = _hash_table(poi_ids)
-        settings = {"max_pois_per_block": max_pois_per_block}
+        settings: dict[str, Any] = {"max_pois_per_block": max_pois_per_block}
         if scheme == "grid":
             settings["cell_km"] = cell_km
         bounds = _block_bounds(scheme, settings, blocks.keys, blocks.levels)
@@ -205,7 +205,7 @@ class POIIndex:
         valid &= inners < self.block_starts[safe + 1] - self.block_starts[safe]
         return np.where(valid, self.rows_by_block[np.where(valid, self.block_starts[safe] + inners, 0)], -1)
 
-    def decode(self, blocks: ArrayLike, inners: ArrayLike) -> NDArray[np.object_]:
+    def decode(self, blocks: ArrayLike, inners: ArrayLike) -> NDArray[Any]:
         """POI ids of (block, inner) pairs, None where the pair names no place."""
         rows = self.decode_rows(blocks, inners)
         ids = (
