@@ -34,8 +34,12 @@ CATEGORIES: tuple[Category, ...] = (
     Category("fuel", True, 0.05, (0, 24), 0.08, ((7.5, 1.0, 0.5), (18, 1.5, 0.5)), ((10, 2, 0.4),), 0.6),
     Category("transit", True, 0.07, (0, 24), 0.15, ((8, 1.0, 1.2), (18, 1.0, 1.0)), ((11, 3, 0.4),), 0.8),
     Category("supermarket", True, 0.07, (8, 22), 0.05, ((18.5, 1.2, 1.0),), ((11, 1.5, 1.2),), 0.2),
-    Category("restaurant", False, 0.16, (11, 23), 0.05, ((12.5, 0.8, 2.5), (19.5, 1.0, 2.0)), ((13, 1, 2), (19.5, 1.2, 3))),
-    Category("cafe", False, 0.09, (7, 19), 0.08, ((8.5, 0.9, 1.6), (15.5, 1.0, 1.6)), ((10, 1.2, 1.8), (15.5, 1.2, 1.2))),
+    Category(
+        "restaurant", False, 0.16, (11, 23), 0.05, ((12.5, 0.8, 2.5), (19.5, 1.0, 2.0)), ((13, 1, 2), (19.5, 1.2, 3))
+    ),
+    Category(
+        "cafe", False, 0.09, (7, 19), 0.08, ((8.5, 0.9, 1.6), (15.5, 1.0, 1.6)), ((10, 1.2, 1.8), (15.5, 1.2, 1.2))
+    ),
     Category("bar", False, 0.06, (18, 26), 0.15, ((22, 1.2, 1.5),), ((23, 1.5, 3.0),)),
     Category("park", False, 0.05, (6, 21), 0.05, ((6.8, 0.8, 1.0), (17.5, 1.0, 0.5)), ((14, 2.0, 1.2),)),
     Category("museum", False, 0.03, (10, 18), 0.03, ((11, 1.0, 0.3),), ((14, 1.5, 1.0),), 3.0),
@@ -74,7 +78,9 @@ def demand() -> np.ndarray:
     hour, day = np.arange(HOURS_PER_WEEK) % 24, np.arange(HOURS_PER_WEEK) // 24
     everyday = np.array(
         [
-            np.where(day < 5, category.base + _bumps(hour, category.weekday), category.base + _bumps(hour, category.weekend))
+            np.where(
+                day < 5, category.base + _bumps(hour, category.weekday), category.base + _bumps(hour, category.weekend)
+            )
             for category in CATEGORIES
         ]
     )

@@ -1,11 +1,11 @@
 """The choice of the next place: one mixture, from which places are drawn and whose probabilities are exact.
 
     p(j) = h [j = home] + w [j = work] + (1 - h - w) ((1 - e) return(j) + e explore(j)),   j != current place
-    return(j)  ~ past visits(j) * demand(category j, mode, hour) * exp(-|anchor - j| / return_decay_km)
-    explore(j) ~ popularity(j) * taste(category j) * demand(category j, mode, hour) * exp(-|anchor - centre of j's district| / decay_km)
+    return(j)  ~ past visits(j) * demand(c, mode, hour) * exp(-|anchor - j| / return_decay_km)
+    explore(j) ~ popularity(j) * taste(c) * demand(c, mode, hour) * exp(-|anchor - centre of j's district| / decay_km)
     e = rho * S^-gamma                                          (Song et al., Nature Physics 6, 818, 2010)
 
-explore factorises over district, category and place, so a draw costs O(districts x categories), never O(places).
+c is the category of j. explore factorises over district, category and place, so a draw costs O(districts x categories), never O(places).
 """
 
 import dataclasses

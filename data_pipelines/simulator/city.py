@@ -48,7 +48,8 @@ class City:
     def draw_in_cell(self, district: np.ndarray, category: np.ndarray, u: np.ndarray, avoid: np.ndarray) -> np.ndarray:
         """One place per row, in proportion to popularity among the places of the row's cell other than `avoid`.
 
-        `u` are uniform numbers in [0, 1); `avoid` (-1: none) may lie in another cell. The cell must hold a place to draw.
+        `u` are uniform numbers in [0, 1); `avoid` (-1: none) may lie in another cell. The cell must hold a place to
+        draw.
         """
         cell = district * len(CATEGORIES) + category
         first, end = self.cell_start[cell], self.cell_start[cell + 1]
@@ -86,7 +87,8 @@ def build_city(settings: CitySettings) -> City:
     number = rng.permutation(num_pois)
 
     order = np.lexsort((number, category, district))
-    xy, category, district, popularity, number = (a[order] for a in (xy, category, district, popularity, number))
+    xy, category, district = xy[order], category[order], district[order]
+    popularity, number = popularity[order], number[order]
     cell = district * num_categories + category
     num_cells = num_districts * num_categories
     cell_start = np.searchsorted(cell, np.arange(num_cells + 1))

@@ -91,7 +91,8 @@ def draw_calendar(settings: CitySettings, chunk: int, counts: np.ndarray) -> Cal
     """Request times by the weekly rhythm, and modes by each person's trips.
 
     Neither depends on the places chosen: both are known before each choice. Trips come in cycles of
-    `trip_every_days` with a personal phase; the days before a trip (as many as it lasts) mix pre-trip and local requests.
+    `trip_every_days` with a personal phase; the days before a trip, as many as it lasts, mix pre-trip and local
+    requests.
     """
     rng = named_rng(settings.seed, "calendar", chunk)
     user = np.repeat(np.arange(len(counts)), counts)

@@ -58,7 +58,9 @@ class CitySettings:
         _at_least("num_days", self.num_days, 1)
         _at_least("max_truth_events", self.max_truth_events, 1)
         _at_least("trip_days", self.trip_days, 0)
-        _at_least("trip_every_days", self.trip_every_days, 2 * self.trip_days + 1, "a trip and its preparation must fit")
+        _at_least(
+            "trip_every_days", self.trip_every_days, 2 * self.trip_days + 1, "a trip and its preparation must fit"
+        )
         if self.num_districts is not None:
             _at_least("num_districts", self.num_districts, 2, "a trip goes to another district")
         positive = ("district_spread_km", "district_spacing_km", "decay_km", "return_decay_km", "zipf_exponent")

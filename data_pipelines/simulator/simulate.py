@@ -40,13 +40,13 @@ def simulate(
     Same settings, same bytes. `truth.json` is written last: a folder without it is unfinished.
 
     Raises:
-        ValueError: `out` already holds a simulated city and `overwrite` is off.
+        ValueError: `out` already holds a city of other settings and `overwrite` is off.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "truth.json"
-    if done.exists() and not overwrite:
-        raise ValueError(f"{folder} already holds a simulated city; choose another folder or pass --overwrite")
+    if done.exists() and not overwrite and _settings_in(done) != dataclasses.asdict(settings):
+        raise ValueError(f"{folder} holds a city of other settings; choose another folder or pass --overwrite")
     done.unlink(missing_ok=True)
 
     city = build_city(settings)
@@ -112,6 +112,13 @@ def simulate(
     partial.write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, done)
     return truth
+
+
+def _settings_in(truth: Path) -> object:
+    try:
+        return json.loads(truth.read_text(encoding="utf-8"))["settings"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return None
 
 
 def _split(timestamps: np.ndarray) -> tuple[int, int]:
