@@ -1,0 +1,47 @@
+"""The form in which user sequences travel through the stream: flat arrays and offsets."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """User sequences laid end to end.
+
+    columns: name -> (num_actions,) array, all sequences concatenated, in time order inside each;
+    offsets: int64 (num_sequences + 1,), sequence i holds actions offsets[i]..offsets[i+1]-1;
+    user_hash: int64 (num_sequences,).
+    """
+
+    columns: dict[str, np.ndarray]
+    offsets: np.ndarray
+    user_hash: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user_hash)
+
+    @property
+    def num_actions(self) -> int:
+        return int(self.offsets[-1])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of actions of each sequence: int64 (num_sequences,)."""
+        return np.diff(self.offsets)
+
+    def sequence_of_action(self) -> np.ndarray:
+        """Number of the sequence each action belongs to: int64 (num_actions,)."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def keep(self, mask: np.ndarray) -> "Sequences":
+        """The sequences where `mask` (bool, (num_sequences,)) is true, in the same order."""
+        if mask.all():
+            return self
+        lengths = self.lengths
+        actions = np.repeat(mask, lengths)
+        return Sequences(
+            columns={name: values[actions] for name, values in self.columns.items()},
+            offsets=np.concatenate([[0], np.cumsum(lengths[mask])]).astype(np.int64),
+            user_hash=self.user_hash[mask],
+        )

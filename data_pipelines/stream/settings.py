@@ -1,0 +1,36 @@
+"""Settings of the stream are frozen dataclasses; this is how one is made of plain configuration."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)' for a misspelt name, or '' where nothing is near."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def as_settings(cls: type[T], values: T | Mapping[str, Any] | None, what: str) -> T:
+    """Settings of type `cls` from settings, a mapping, or None (the defaults).
+
+    Lists become tuples, as YAML and JSON have no other. Raises ValueError for an unknown key, naming the nearest one.
+    """
+    if values is None:
+        return cls()
+    if isinstance(values, cls):
+        return values
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{what} must be {cls.__name__} or a mapping of its settings, got {type(values).__name__}")
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown setting {what}.{key}{nearest(str(key), known)}; known are {', '.join(known)}")
+    return cls(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
