@@ -1,0 +1,153 @@
+"""What is to be predicted, and from which events: the meeting point of protocols, counters and models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from spacetime_gr.evaluation.events import EventLog
+
+Knowledge = Literal["stream", "same"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a protocol decides: `index` (n,) int64 events of `log` to be predicted, and `training` (N,) bool, the
+    events that a model may be trained on. `log` is the log under the protocol's own removals."""
+
+    log: EventLog
+    index: np.ndarray
+    training: np.ndarray
+
+
+@dataclass(frozen=True)
+class Instances:
+    """n targets and the history known before each, as two slices of the log of one user each.
+
+    The history of instance i is the events start[i]..base_end[i]-1 and resume[i]..stop[i]-1. Under `stream` the two
+    slices join (base_end == resume) and hold every strictly earlier event of the user. Under `same` the first is the
+    user's part of the training events (training events of a user precede his others) and the second the earlier steps
+    of the target's trajectory: what a frozen model that reads one trajectory is told.
+
+    All arrays (n,) int64 in rising order of the target's time. `training` (N,) bool.
+    """
+
+    log: EventLog
+    training: np.ndarray
+    knowledge: Knowledge
+    target: np.ndarray
+    start: np.ndarray
+    base_end: np.ndarray
+    resume: np.ndarray
+    stop: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def take(self, rows: np.ndarray | slice) -> Instances:
+        """The instances at `rows`."""
+        names = ("target", "start", "base_end", "resume", "stop")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    @property
+    def target_poi(self) -> np.ndarray:
+        """(n,) int64 place to be predicted."""
+        return self.log.poi_row[self.target]
+
+    @property
+    def target_time(self) -> np.ndarray:
+        """(n,) int64 Unix seconds of the target."""
+        return self.log.timestamp[self.target]
+
+    @property
+    def history_lengths(self) -> np.ndarray:
+        """(n,) int64 number of history events."""
+        return (self.base_end - self.start) + (self.stop - self.resume)
+
+    def history(self, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Event indices of all histories, in time order, concatenated, and their (n + 1,) offsets.
+
+        Args:
+            limit: keep only the last so many events of each history.
+        """
+        lengths = self.history_lengths
+        if limit is not None:
+            skipped = np.maximum(lengths - limit, 0)
+            skipped_base = np.minimum(skipped, self.base_end - self.start)
+            base = self.start + skipped_base, self.base_end
+            recent = self.resume + (skipped - skipped_base), self.stop
+        else:
+            base, recent = (self.start, self.base_end), (self.resume, self.stop)
+        firsts = np.stack([base[0], recent[0]], axis=1).ravel()
+        ends = np.stack([base[1], recent[1]], axis=1).ravel()
+        events, offsets = expand_ranges(firsts, ends)
+        return events, offsets[::2]
+
+    def trajectory_steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Event indices of the known earlier steps of each target's own trajectory, and their (n + 1,) offsets."""
+        first, _ = self.log.trajectory_bounds()
+        return expand_ranges(np.minimum(np.maximum(first[self.target], self.start), self.stop), self.stop)
+
+    def is_discovery(self) -> np.ndarray:
+        """(n,) bool: the user has no strictly earlier event at the target's place, in anything recorded.
+
+        Judged on the whole stream under either state of knowledge, so that the slices hold the same targets.
+        """
+        log = self.log
+        key = log.user * np.int64(log.num_pois + 1) + log.poi_row + 1
+        order = np.lexsort((log.timestamp, key))
+        first_visit = log.timestamp[order[np.searchsorted(key, key[self.target], sorter=order)]]
+        return first_visit >= self.target_time
+
+
+def expand_ranges(firsts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenate the ranges firsts[i]..ends[i]-1: the integers, and the (n + 1,) offsets of the ranges."""
+    lengths = ends - firsts
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return np.arange(offsets[-1]) + np.repeat(firsts - offsets[:-1], lengths), offsets
+
+
+def build_instances(targets: Targets, knowledge: Knowledge = "stream") -> Instances:
+    """Give each target its history.
+
+    Under `stream` an event of the target's own second is not known (the published counters take strictly earlier
+    events); under `same` every earlier step of the trajectory is, in the order of the log.
+
+    Raises:
+        ValueError: unknown state of knowledge, or no target is left.
+    """
+    if knowledge not in get_args(Knowledge):
+        raise ValueError(f"--knowledge is {knowledge!r}, expected one of {', '.join(get_args(Knowledge))}")
+    log = targets.log
+    if len(targets.index) == 0:
+        raise ValueError(
+            f"the protocol leaves no target among {len(log)} events ({int((~targets.training).sum())} outside "
+            "training): the held-out part holds no place and user seen in training; check the split of the folder"
+        )
+    index = targets.index[np.argsort(log.timestamp[targets.index], kind="stable")]
+    start = log.user_offsets[log.user[index]]
+    first_of_trajectory = log.trajectory_bounds()[0][index]
+    if knowledge == "stream":
+        # First event of the user in the target's second: rank of (user, time) in the sorted log.
+        second = np.ones(len(log), bool)
+        second[1:] = (np.diff(log.user) != 0) | (np.diff(log.timestamp) != 0)
+        stop = np.flatnonzero(second)[np.cumsum(second)[index] - 1]
+        base_end = resume = np.minimum(first_of_trajectory, stop)
+    else:
+        num_training = np.concatenate([[0], np.cumsum(targets.training)])
+        base_end = start + num_training[index] - num_training[start]
+        # A trajectory that began in training is in the first slice already.
+        resume = np.maximum(first_of_trajectory, base_end)
+        stop = index
+    return Instances(
+        log=log,
+        training=targets.training,
+        knowledge=knowledge,
+        target=index,
+        start=start,
+        base_end=base_end,
+        resume=resume,
+        stop=stop,
+    )
