@@ -1,0 +1,23 @@
+"""What happens around the training steps, one concern per file."""
+
+from spacetime_gr.training.callbacks.base import Callback
+from spacetime_gr.training.callbacks.checkpointing import Checkpointing
+from spacetime_gr.training.callbacks.console import Console
+from spacetime_gr.training.callbacks.evaluation import Evaluation
+from spacetime_gr.training.callbacks.export import Export
+from spacetime_gr.training.callbacks.jsonl import JsonLines
+from spacetime_gr.training.callbacks.metrics import Metrics
+from spacetime_gr.training.callbacks.signals import StopSignals
+from spacetime_gr.training.callbacks.wandb import Wandb
+
+__all__ = [
+    "Callback",
+    "Checkpointing",
+    "Console",
+    "Evaluation",
+    "Export",
+    "JsonLines",
+    "Metrics",
+    "StopSignals",
+    "Wandb",
+]

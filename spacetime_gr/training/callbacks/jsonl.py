@@ -1,0 +1,46 @@
+"""metrics.jsonl: always written, the source for every later plot."""
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, TextIO
+
+from spacetime_gr.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from spacetime_gr.training.trainer import Trainer
+
+
+class JsonLines(Callback):
+    """One object per line, steps strictly rising: a resumed run first drops the lines after its checkpoint."""
+
+    def __init__(self, is_main: bool) -> None:
+        self.is_main = is_main
+        self.file: TextIO | None = None
+
+    def on_start(self, trainer: "Trainer") -> None:
+        if not self.is_main:
+            return
+        path = trainer.run_dir / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= trainer.progress.step]
+        partial = path.with_suffix(".jsonl.partial")
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, path)
+        self.file = path.open("a", encoding="utf-8")
+
+    def on_log(self, trainer: "Trainer", record: dict[str, Any]) -> None:
+        if self.file is not None:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+
+    def close(self, outcome: str) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+def _step_of(line: str) -> float:
+    """The line's step; infinity for a line that was cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

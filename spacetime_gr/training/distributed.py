@@ -1,0 +1,115 @@
+"""The process group: set-up for one process, torchrun and the deepspeed launcher, and small collectives."""
+
+import json
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among the others, and its device."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def environment_world() -> World:
+    """What the launcher says in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_SIZE; one process if it says nothing."""
+    env = os.environ
+    local_rank = int(env.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    size = int(env.get("WORLD_SIZE", 1))
+    local_size = int(env.get("LOCAL_WORLD_SIZE", env.get("LOCAL_SIZE", size)))
+    return World(int(env.get("RANK", 0)), size, local_rank, local_size, device)
+
+
+def start_processes() -> World:
+    """Join the process group (nccl on GPUs, else gloo) and set this process's threads.
+
+    CPU processes share the machine's cores, and flush subnormal floats to zero: an AdamW moment that fades away would
+    otherwise slow every step several times.
+    """
+    env = os.environ
+    if not torch.cuda.is_available():
+        env.setdefault("DS_ACCELERATOR", "cpu")
+    if "RANK" not in env:
+        env.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
+        env.setdefault("MASTER_PORT", str(_free_port()))
+    world = environment_world()
+    import deepspeed
+
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    else:
+        torch.set_flush_denormal(True)
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
+    if not dist.is_initialized():
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    return world
+
+
+def all_sum(values: list[float], world: World) -> list[float]:
+    """Element-wise sum over all ranks, in float64. Every rank must call with the same number of values."""
+    if world.size == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=world.device)
+    dist.all_reduce(tensor)
+    return [float(value) for value in tensor.tolist()]
+
+
+def sum_counts(counts: dict[str, float], world: World) -> dict[str, float]:
+    """Sum of dictionaries of numbers whose keys may differ between the ranks. Collective."""
+    total: dict[str, float] = {}
+    for part in gather_json(counts, world):
+        for key, value in part.items():
+            total[key] = total.get(key, 0) + value
+    return dict(sorted(total.items()))
+
+
+def gather_json(value: Any, world: World) -> list[Any]:
+    """A small JSON-able value of each rank, in rank order, on every rank. Collective."""
+    if world.size == 1:
+        return [value]
+    payload = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=world.device)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=world.device) for _ in range(world.size)]
+    dist.all_gather(sizes, torch.tensor([payload.numel()], dtype=torch.int64, device=world.device))
+    longest = max(int(size) for size in sizes)
+    padded = torch.zeros(longest, dtype=torch.uint8, device=world.device)
+    padded[: payload.numel()] = payload
+    parts = [torch.zeros(longest, dtype=torch.uint8, device=world.device) for _ in range(world.size)]
+    dist.all_gather(parts, padded)
+    return [
+        json.loads(bytes(part[: int(size)].cpu().numpy()).decode()) for part, size in zip(parts, sizes, strict=True)
+    ]
+
+
+def barrier(world: World) -> None:
+    if world.size > 1:
+        dist.barrier()
+
+
+def stop_processes() -> None:
+    """Leave the process group, with everything printed."""
+    sys.stdout.flush()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

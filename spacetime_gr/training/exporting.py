@@ -1,0 +1,106 @@
+"""From an engine to a Hugging Face folder: config, safetensors, tokenizer and model card."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from spacetime_gr.training.config import PretrainConfig
+from spacetime_gr.training.flops import count_parameters
+
+
+def export_engine(engine: Any, tokenizer: Any, folder: Path, config: PretrainConfig, record: dict[str, Any]) -> None:
+    """Write `folder` on rank 0, whole or not at all. Collective: under ZeRO-3 every rank hands in its shards.
+
+    Args:
+        engine: a DeepSpeed engine around a SpacetimeGRForCausalLM.
+        tokenizer: saved beside the weights.
+        folder: replaced if it exists.
+        config, record: the run and its last line of metrics, for the model card.
+    """
+    model = engine.module
+    state = dict(_gathered(model))
+    if dist.get_rank() != 0:
+        return
+    unfinished = folder.with_name(f".unfinished-{folder.name}")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    model.save_pretrained(unfinished, state_dict=state)
+    tokenizer.save_pretrained(unfinished)
+    (unfinished / "README.md").write_text(model_card(model, config, record), encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(unfinished, folder)
+
+
+def _gathered(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Full tensors of the state, on the CPU of rank 0; one parameter at a time, so that no GPU holds the whole model."""
+    import deepspeed
+
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    keep = dist.get_rank() == 0
+    copied: dict[int, torch.Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        parameter = parameters.get(name, value)
+        sharded = hasattr(parameter, "ds_id")
+        with deepspeed.zero.GatheredParameters([parameter]) if sharded else nullcontext():
+            if keep:
+                # Tied tensors stay one tensor, so that save_pretrained recognises them.
+                if id(parameter) not in copied:
+                    copied[id(parameter)] = parameter.detach().cpu().clone()
+                yield name, copied[id(parameter)]
+
+
+def model_card(model: Any, config: PretrainConfig, record: dict[str, Any]) -> str:
+    """README.md of an exported model: what it is, how to load it, how it was trained."""
+    counts = count_parameters(model)
+    name = config.run.name or Path(config.run.dir).name
+    results = [
+        f"| {key} | {value:,.4f} |"
+        for key, value in record.items()
+        if key.startswith(("loss", "eval_")) and isinstance(value, int | float)
+    ]
+    return f"""---
+library_name: transformers
+tags:
+- spacetime-gr
+- generative-recommendation
+- point-of-interest
+---
+
+# {name}
+
+A Spacetime-GR model: a decoder that reads a person's history of actions on places as tokens and generates the next one.
+
+```python
+from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
+
+model = SpacetimeGRForCausalLM.from_pretrained("{name}")
+tokenizer = SpacetimeGRTokenizer.from_pretrained("{name}")
+places = model.recommend(tokenizer, histories, when=timestamps, where=coordinates, k=10)
+```
+
+It knows the places of its tokenizer only, and was trained on the data below only.
+
+| | |
+| --- | --- |
+| parameters | {counts.total:,} (embedding {counts.embedding:,}, body {counts.body:,}, head {counts.head:,}) |
+| places | {getattr(model.config, "num_pois", 0):,} |
+| steps | {record.get("step", 0):,} |
+| tokens seen | {record.get("tokens", 0):,} |
+| row length | {config.data.row_length} tokens, {config.data.num_lanes} rows in a batch |
+| data | `{Path(config.data.path).name}` |
+| seed | {config.train.seed} |
+
+Loss in nats per supervised token (`eval_`: held-out rows):
+
+| | |
+| --- | --- |
+{os.linesep.join(results)}
+"""

@@ -1,0 +1,172 @@
+"""From a YAML file and `section.key=value` overrides to a validated PretrainConfig."""
+
+import difflib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from spacetime_gr.training.config import PretrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> PretrainConfig:
+    """Read `path`, apply the overrides in order, validate.
+
+    `model: FILE.yaml` and `deepspeed.config: FILE.json` name files: looked for beside `path`, then in the working
+    directory, then in the repository. Keys given by overrides are laid over the named file.
+
+    Raises:
+        ValueError: a missing file, a malformed override, an unknown key (the nearest known one is named) or a value
+            out of range.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"no configuration file at {file}; see configs/pretrain/ for examples")
+    data = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    if not isinstance(data, dict):
+        raise ValueError(f"{file}: expected sections such as run, data, train; got {type(data).__name__}")
+    for section, values in data.items():
+        if values is None:
+            data[section] = {}
+    for override in overrides:
+        _apply(data, override, file.parent)
+    _include(data, file.parent)
+    _refuse_unknown(data)
+    try:
+        return PretrainConfig.model_validate(data)
+    except ValidationError as error:
+        raise ValueError("; ".join(_explain(item) for item in error.errors())) from None
+
+
+def dump_config(config: PretrainConfig) -> str:
+    """The resolved configuration as YAML, which `load_config` reads back to an equal object."""
+    return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)
+
+
+def known_model_keys() -> list[str]:
+    """Arguments of SpacetimeGRConfig and of the decoder configuration it extends."""
+    from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
+
+    names: dict[str, None] = {}
+    for cls in SpacetimeGRConfig.__mro__:
+        if cls is object:
+            continue
+        names.update(dict.fromkeys(inspect.get_annotations(cls)))
+        names.update(dict.fromkeys(inspect.signature(cls.__init__).parameters))
+    hidden = {"self", "args", "kwargs", "model_type"}
+    return [name for name in names if name not in hidden and not name.startswith("_")]
+
+
+def find_file(name: str, folder: Path) -> Path:
+    """`name` relative to `folder`, the working directory or the repository, whichever exists first."""
+    candidates = [folder / name, Path(name), ROOT / name]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise ValueError(f"no file {name!r}; looked for " + ", ".join(str(candidate) for candidate in candidates))
+
+
+def _apply(data: dict[str, Any], override: str, folder: Path) -> None:
+    key, separator, text = override.partition("=")
+    path = key.strip().split(".")
+    if not separator or not all(path):
+        raise ValueError(f"override {override!r} is not of the form section.key=value, as in train.max_steps=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: the value is not YAML: {error}") from None
+    node = data
+    for depth, name in enumerate(path[:-1]):
+        child = node.setdefault(name, {})
+        if depth == 0 and name == "model" and isinstance(child, str):
+            child = node[name] = _read_yaml(find_file(child, folder))
+        if child is None:
+            child = node[name] = {}
+        if not isinstance(child, dict):
+            raise ValueError(f"override {override!r}: {'.'.join(path[: depth + 1])} is a value, not a section")
+        node = child
+    node[path[-1]] = value
+
+
+def _include(data: dict[str, Any], folder: Path) -> None:
+    model = data.get("model")
+    if isinstance(model, str):
+        data["model"] = _read_yaml(find_file(model, folder))
+    deepspeed = data.get("deepspeed")
+    if isinstance(deepspeed, str):
+        deepspeed = data["deepspeed"] = {"config": deepspeed}
+    if isinstance(deepspeed, dict) and isinstance(deepspeed.get("config"), str):
+        file = find_file(deepspeed["config"], folder)
+        try:
+            deepspeed["config"] = json.loads(file.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}: not JSON: {error}") from None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(data, dict):
+        raise ValueError(f"{file}: expected `key: value` lines, got {type(data).__name__}")
+    return data
+
+
+def _refuse_unknown(data: dict[str, Any]) -> None:
+    leaves = list(_leaves(PretrainConfig))
+    for section, values in data.items():
+        if section not in PretrainConfig.model_fields:
+            raise ValueError(_unknown(section, [*PretrainConfig.model_fields, *leaves]))
+        model = _section_of(PretrainConfig.model_fields[section].annotation)
+        if section == "model":
+            known = known_model_keys()
+        elif model is not None:
+            known = list(model.model_fields)
+        else:
+            continue
+        if not isinstance(values, dict):
+            raise ValueError(f"section {section}: expected `key: value` lines, got {values!r}")
+        for key in values:
+            if key not in known:
+                own = [f"{section}.{name}" for name in known]
+                raise ValueError(_unknown(f"{section}.{key}", [*own, *leaves]))
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    options = list(dict.fromkeys(known))
+    near = difflib.get_close_matches(key, options, n=1, cutoff=0.0)
+    same_name = [option for option in options if option.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    return f"unknown setting {key!r}; did you mean {(same_name or near)[0]!r}?"
+
+
+def _leaves(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    for name, field in model.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is None:
+            yield prefix + name
+        else:
+            yield from _leaves(section, f"{prefix}{name}.")
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    for option in options:
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
+
+
+def _explain(item: Any) -> str:
+    place = ".".join(str(part) for part in item["loc"])
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "missing":
+        return f"{place} is required; set it in the file or as {place}=…"
+    if item["type"] == "value_error":
+        return message
+    return f"{place}: {message}, got {item['input']!r}"

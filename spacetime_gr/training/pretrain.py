@@ -1,0 +1,217 @@
+"""Stage 1 pretraining: from a configuration to a finished run directory."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from spacetime_gr.training.checkpoints import Checkpoint, CheckpointStore
+from spacetime_gr.training.config import PretrainConfig
+from spacetime_gr.training.distributed import (
+    World,
+    barrier,
+    environment_world,
+    gather_json,
+    start_processes,
+    stop_processes,
+)
+from spacetime_gr.training.loading import dump_config, load_config
+
+CONFIG_FILE = "config.yaml"
+STATUS_FILE = "status.json"
+# What the batches and the weights of a run depend on: a run directory holds one setting of these.
+_FIXED = ("data.row_length", "data.num_lanes", "data.blind_share", "train.seed", "model")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of launch/pretrain.py; returns the exit code (0 finished or stopped, 1 failed, 2 wrong settings)."""
+    parser = argparse.ArgumentParser(prog="pretrain.py", description="Pretrain a Spacetime-GR model.")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/pretrain/")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print settings, sizes, memory and command; train nothing"
+    )
+    parser.add_argument("--world-size", type=int, default=None, help="ranks to plan for in a dry run")
+    parser.add_argument("--local_rank", type=int, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings laid over the file")
+    given = parser.parse_args(arguments)
+    if given.local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(given.local_rank))
+    is_main = int(os.environ.get("RANK", 0)) == 0
+    try:
+        config = load_config(given.config, given.overrides)
+        if given.dry_run:
+            if is_main:
+                from spacetime_gr.training.planning import dry_run
+
+                world_size = given.world_size or environment_world().size
+                print(dry_run(config, given.config, list(given.overrides), world_size))  # noqa: T201
+            return 0
+        return run(config)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("SPACETIME_GR_DEBUG") == "1":
+            raise
+        if is_main:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1 if isinstance(error, FloatingPointError) else 2
+
+
+def run(config: PretrainConfig) -> int:
+    """Start or resume the run in `config.run.dir`. Collective."""
+    folder = Path(config.run.dir)
+    if finished_before(config):
+        if environment_world().is_main:
+            print(
+                f"{folder}: this run is finished; raise its limit in train, or choose another run.dir", file=sys.stderr
+            )  # noqa: T201
+        return 0
+    check_same_run(config)
+    config.rows_per_micro_batch(environment_world().size)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    world = start_processes()
+    try:
+        checkpoint = _open_run(config, world)
+        trainer, universal = _assemble(config, world, checkpoint)
+        if checkpoint is not None:
+            trainer.resume(checkpoint, "universal" if universal else "engine")
+        outcome = trainer.fit()
+        if world.is_main:
+            _write_status(config, outcome, trainer.progress.step, trainer.progress.tokens)
+    finally:
+        stop_processes()
+    return 0
+
+
+def finished_before(config: PretrainConfig) -> bool:
+    """Whether the run directory holds a run that was finished under these limits."""
+    file = Path(config.run.dir) / STATUS_FILE
+    if not file.is_file():
+        return False
+    status = json.loads(file.read_text(encoding="utf-8"))
+    return status["state"] == "finished" and status["limits"] == _limits(config)
+
+
+def check_same_run(config: PretrainConfig) -> None:
+    """Refuse to resume with settings under which the checkpoint would mean something else.
+
+    Raises:
+        ValueError: names the first setting that differs.
+    """
+    file = Path(config.run.dir) / CONFIG_FILE
+    if not file.is_file():
+        return
+    before, now = yaml.safe_load(file.read_text(encoding="utf-8")), yaml.safe_load(dump_config(config))
+    for key in _FIXED:
+        old, new = before, now
+        for name in key.split("."):
+            old, new = old[name], new[name]
+        if old != new:
+            raise ValueError(
+                f"{config.run.dir} was started with {key}={old}, now {key}={new}; restore it or set another run.dir"
+            )
+
+
+def _open_run(config: PretrainConfig, world: World) -> Checkpoint | None:
+    """Make the run directory; the checkpoint to resume from, which rank 0 chooses for all."""
+    folder = Path(config.run.dir)
+    store = CheckpointStore(folder / "checkpoints")
+    newest = None
+    if world.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
+        store.remove_unfinished()
+        checkpoint = store.newest()
+        newest = checkpoint.step if checkpoint else None
+        _write_status(config, "running", newest or 0, None)
+    barrier(world)
+    step = gather_json(newest, world)[0]
+    return None if step is None else next(item for item in store.complete() if item.step == step)
+
+
+def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | None) -> tuple[Any, bool]:
+    from data_pipelines import TokenStream
+    from spacetime_gr.training import callbacks
+    from spacetime_gr.training.engine import build_engine
+    from spacetime_gr.training.model import build_model, load_tokenizer
+    from spacetime_gr.training.trainer import Trainer
+
+    universal = checkpoint is not None and _needs_universal(config, world, checkpoint)
+    tokenizer = load_tokenizer(config)
+    shared = {"rank": world.rank, "world_size": world.size}
+    lanes = {"num_lanes": config.data.num_lanes, "row_length": config.data.row_length, "cleaning": config.data.cleaning}
+    stream = TokenStream(
+        config.data.path,
+        tokenizer,
+        seed=config.train.seed,
+        num_workers=config.data.num_workers,
+        curriculum=config.data.curriculum,
+        blind_share=config.data.blind_share,
+        **lanes,
+        **shared,
+    )
+
+    def held_out() -> Any:
+        return TokenStream(config.data.path, tokenizer, split=config.eval.split, **lanes, **shared).rows_once()
+
+    model = build_model(config, tokenizer, world)
+    engine = build_engine(model, config, world, universal)
+    parts: list[callbacks.Callback] = [
+        callbacks.StopSignals(),
+        callbacks.Evaluation(held_out),
+        callbacks.Metrics(),
+        callbacks.JsonLines(world.is_main),
+    ]
+    if config.log.console:
+        parts.append(callbacks.Console(world.is_main))
+    if config.log.wandb:
+        parts.append(callbacks.Wandb(world.is_main))
+    parts += [callbacks.Checkpointing(), callbacks.Export(tokenizer)]
+    return Trainer(config, engine, stream, world, tokenizer.pad_token_id, parts), universal
+
+
+def _needs_universal(config: PretrainConfig, world: World, checkpoint: Checkpoint) -> bool:
+    """Whether the universal form of `checkpoint` has to be loaded.
+
+    Raises:
+        ValueError: the ZeRO stage or the number of ranks changed and there is no such form.
+    """
+    from spacetime_gr.training.engine import resolve_stage
+
+    meta, stage = checkpoint.meta, resolve_stage(config)
+    if meta["zero_stage"] != stage:
+        raise ValueError(
+            f"{checkpoint.path} was written under ZeRO stage {meta['zero_stage']}, now it is {stage}; "
+            f"set deepspeed.zero_stage={meta['zero_stage']}"
+        )
+    if meta["world_size"] == world.size or stage == 0:
+        return False
+    universal = checkpoint.path / "universal"
+    if universal.is_dir():
+        return True
+    raise ValueError(
+        f"{checkpoint.path} was written by {meta['world_size']} ranks, now there are {world.size}. Convert it once with\n"
+        f"  python -m deepspeed.checkpoint.ds_to_universal --inject_missing_state "
+        f"--input_folder {checkpoint.path / 'engine'} --output_folder {universal}\n"
+        f"and start again, or start with {meta['world_size']} ranks"
+    )
+
+
+def _limits(config: PretrainConfig) -> dict[str, float | None]:
+    train = config.train
+    return {"max_steps": train.max_steps, "max_tokens": train.max_tokens, "max_minutes": train.max_minutes}
+
+
+def _write_status(config: PretrainConfig, state: str, step: int, tokens: float | None) -> None:
+    """state: running, stopped, finished. A run that was killed still says running."""
+    file = Path(config.run.dir) / STATUS_FILE
+    partial = file.with_suffix(".partial")
+    status = {"state": state, "step": step, "tokens": tokens, "limits": _limits(config)}
+    partial.write_text(json.dumps(status), encoding="utf-8")
+    os.replace(partial, file)

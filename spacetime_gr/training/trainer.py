@@ -1,0 +1,278 @@
+"""The training loop: batches in, optimiser steps out, everything else in callbacks."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from spacetime_gr.training.callbacks.base import Callback
+from spacetime_gr.training.checkpoints import Checkpoint, CheckpointStore
+from spacetime_gr.training.config import PretrainConfig
+from spacetime_gr.training.distributed import World, all_sum, barrier
+from spacetime_gr.training.engine import resolve_stage
+from spacetime_gr.training.schedule import learning_rate, progress
+from spacetime_gr.training.window import LOSS_PARTS, Window, mean_losses
+
+IGNORED_LABEL = -100
+
+
+class Stream(Protocol):
+    """What the loop needs of a TokenStream."""
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+    def stats(self) -> dict[str, int]: ...
+
+    @property
+    def multi_mode_share(self) -> float: ...
+
+
+@dataclass
+class Progress:
+    """How far the run is. `tokens` counts all ranks without padding; `seconds` is time inside steps, all sessions."""
+
+    step: int = 0
+    tokens: float = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Trains a DeepSpeed engine on a stream until a limit is reached or a stop is requested.
+
+    The loss of a step is (sum over supervised tokens) / (their number) in the global batch: all ranks, all
+    micro-batches. The number is summed over the ranks before the first micro-batch; DeepSpeed's own mean over ranks is
+    undone, and its division by the accumulation steps switched off.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        engine: Any,
+        stream: Stream,
+        world: World,
+        pad_token_id: int,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        """
+        Args:
+            config: the run.
+            engine: from `build_engine`; its model returns `loss`, `loss_sums` and `loss_counts`.
+            stream: yields this rank's lanes, arrays (num_lanes / world size, row_length).
+            world: the process group.
+            pad_token_id: not counted as a token.
+            callbacks: called in this order.
+        """
+        self.config = config
+        self.engine = engine
+        self.stream = stream
+        self.world = world
+        self.pad_token_id = pad_token_id
+        self.callbacks = list(callbacks)
+        self.progress = Progress()
+        self.window = Window.empty(world.device)
+        self.run_dir = Path(config.run.dir)
+        self.store = CheckpointStore(self.run_dir / "checkpoints", config.checkpoint.keep)
+        self.stop_requested = False
+        self.stopping = False
+        self.grad_norm = 0.0
+        self.extra_metrics: dict[str, float | None] = {}
+        self.exports_norm = resolve_stage(config) > 0 or engine.bfloat16_enabled()
+
+    @property
+    def done(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        return progress(self.config.train, self.progress.step, self.progress.tokens, self.progress.seconds)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update."""
+        return learning_rate(self.config.train, self.progress.step, self.done)
+
+    @property
+    def finished(self) -> bool:
+        return self.done >= 1
+
+    def fit(self) -> str:
+        """Train; returns `finished`, or `stopped` after a signal.
+
+        Raises:
+            FloatingPointError: the gradient norm is not finite.
+        """
+        outcome = "failed"
+        try:
+            for callback in self.callbacks:
+                callback.on_start(self)
+            batches = iter(self.stream)
+            while not (self.finished or self.stopping):
+                self._step(batches)
+                for callback in self.callbacks:
+                    callback.on_step(self)
+            outcome = "finished" if self.finished else "stopped"
+            for callback in self.callbacks:
+                callback.on_end(self)
+        finally:
+            for callback in reversed(self.callbacks):
+                callback.close(outcome)
+        return outcome
+
+    def emit(self, record: dict[str, Any]) -> None:
+        """Hand a line of metrics to every callback. The record is the same on every rank."""
+        for callback in self.callbacks:
+            callback.on_log(self, record)
+
+    def _step(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
+        started = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - started
+        supervised = float(np.count_nonzero(batch["labels"] != IGNORED_LABEL))
+        tokens = float(np.count_nonzero(batch["input_ids"] != self.pad_token_id))
+        own_seconds = self.progress.seconds if self.world.is_main else 0.0
+        supervised, all_tokens, stops, seconds = all_sum(
+            [supervised, tokens, float(self.stop_requested), own_seconds], self.world
+        )
+        self.stopping = stops > 0
+        self.progress.seconds = seconds
+
+        lr = self.lr
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        self.engine.train()
+        norm = 0.0
+        micro_batches = self._split(batch)
+        for index, micro_batch in enumerate(micro_batches):
+            out = self.engine(**micro_batch, num_items_in_batch=max(1.0, supervised))
+            self.window.loss_sums += out.loss_sums
+            self.window.loss_counts += out.loss_counts
+            self.engine.backward(out.loss * self.world.size, scale_wrt_gas=False)
+            if index == len(micro_batches) - 1 and not self.exports_norm:
+                # Without ZeRO, DeepSpeed clips but does not tell the norm; the gradients are averaged by now.
+                grads = [item.grad for item in self.engine.module.parameters() if item.grad is not None]
+                norm = float(torch.nn.utils.get_total_norm(grads))
+            self.engine.step()
+        self.grad_norm = float(self.engine.get_global_grad_norm()) if self.exports_norm else norm
+        if not math.isfinite(self.grad_norm):
+            newest = self.store.newest()
+            raise FloatingPointError(
+                f"the gradient norm is {self.grad_norm} in step {self.progress.step + 1}; nothing was saved after step "
+                f"{newest.step if newest else 0}. Lower train.lr, lengthen train.warmup_steps or lower train.clip, and start again"
+            )
+
+        took = time.perf_counter() - started
+        self.progress.step += 1
+        self.progress.tokens += all_tokens
+        self.progress.seconds += took
+        self.window.tokens += tokens
+        self.window.seconds += took
+        self.window.wait += waited
+        self.window.steps += 1
+
+    def _split(self, batch: dict[str, np.ndarray]) -> list[dict[str, torch.Tensor]]:
+        rows = self.config.rows_per_micro_batch(self.world.size)
+        tensors = {key: self._to_device(array) for key, array in batch.items()}
+        starts = range(0, self.config.train.gradient_accumulation * rows, rows)
+        return [{key: tensor[start : start + rows] for key, tensor in tensors.items()} for start in starts]
+
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self.world.device.type == "cuda":
+            return tensor.pin_memory().to(self.world.device, non_blocking=True)
+        return tensor
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, float | None]:
+        """Mean loss per supervised token over `batches`, in total and by token type, as `eval_loss`, … Collective."""
+        self.engine.eval()
+        window = Window.empty(self.world.device)
+        for batch in batches:
+            for micro_batch in self._split(batch):
+                out = self.engine(**micro_batch, num_items_in_batch=1.0)
+                window.loss_sums += out.loss_sums
+                window.loss_counts += out.loss_counts
+        parts = len(LOSS_PARTS)
+        values = all_sum(window.values(), self.world)
+        return mean_losses(values[:parts], values[parts : 2 * parts], prefix="eval_")
+
+    def save(self, permanent: bool) -> None:
+        """Write a checkpoint of this moment. Collective."""
+        step = self.progress.step
+        if self.world.is_main:
+            self.store.start(step)
+        barrier(self.world)
+        folder = self.store.unfinished_path(step)
+        self.engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+        # The window travels as one sum, so that it does not matter which rank, or how many, take it up again.
+        total = all_sum(self.window.values(), self.world)
+        own = {
+            "stream": self.stream.state_dict(),
+            "callbacks": {callback.name: callback.state_dict() for callback in self.callbacks},
+            "window": total,
+        }
+        (folder / f"rank-{self.world.rank:05d}.json").write_text(json.dumps(own), encoding="utf-8")
+        save_file(_random_state(self.world), folder / f"random-{self.world.rank:05d}.safetensors")
+        barrier(self.world)
+        if self.world.is_main:
+            self.store.finish(step, permanent, meta=self._meta())
+        barrier(self.world)
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "progress": asdict(self.progress),
+            "world_size": self.world.size,
+            "zero_stage": resolve_stage(self.config),
+            "precision": "bf16" if self.engine.bfloat16_enabled() else "fp32",
+        }
+
+    def resume(self, checkpoint: Checkpoint, tag: str = "engine") -> None:
+        """Take up where `checkpoint` was written. Collective; call before `fit`.
+
+        Args:
+            checkpoint: from the run's store.
+            tag: `engine`, or `universal` for a checkpoint converted to another number of ranks.
+
+        Raises:
+            ValueError: DeepSpeed finds nothing to load.
+        """
+        loaded, _ = self.engine.load_checkpoint(str(checkpoint.path), tag=tag)
+        if loaded is None:
+            raise ValueError(
+                f"{checkpoint.path}: DeepSpeed could not load {tag!r}; remove the folder to use an older one"
+            )
+        self.progress = Progress(**checkpoint.meta["progress"])
+        ranks = [
+            json.loads((checkpoint.path / f"rank-{rank:05d}.json").read_text(encoding="utf-8"))
+            for rank in range(checkpoint.meta["world_size"])
+        ]
+        self.stream.load_state_dict([state["stream"] for state in ranks])
+        if self.world.is_main:
+            self.window = Window.from_values(ranks[0]["window"], self.world.device)
+        for callback in self.callbacks:
+            state = ranks[0]["callbacks"].get(callback.name)
+            if state is not None:
+                callback.load_state_dict(state)
+        if checkpoint.meta["world_size"] == self.world.size:
+            _restore_random_state(checkpoint.path / f"random-{self.world.rank:05d}.safetensors", self.world)
+
+
+def _random_state(world: World) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if world.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(world.device)
+    return state
+
+
+def _restore_random_state(path: Path, world: World) -> None:
+    state = load_file(path)
+    torch.set_rng_state(state["cpu"])
+    if world.device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], world.device)
