@@ -1,0 +1,130 @@
+"""Configuration of Spacetime-GR models."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from spacetime_gr.vocabulary import BOS, EOS, PAD, Vocabulary
+
+BACKBONES = ("qwen3", "llama")
+INNER_HEADS = ("fused", "tied")
+
+
+class SpacetimeGRConfig(PreTrainedConfig):
+    """Sizes and options of a Spacetime-GR model.
+
+    Vocabulary (give `**tokenizer.config_kwargs()`): `num_blocks`, `num_inner`, `num_actions`, and the side inputs'
+    `num_pois`, `num_categories`, `num_cells`, `num_gap_buckets`.
+
+    Body (a transformers decoder named by `backbone`): `hidden_size`, `intermediate_size` (default 8/3 of the hidden
+    size, rounded up to 64), `num_hidden_layers`, `num_attention_heads`, `num_key_value_heads` (default: all),
+    `head_dim`, `rope_theta`, `max_position_embeddings`, `attention_dropout`.
+
+    Method: `num_user_buckets` (hashed users; 0 switches them off), `inner_head` (`fused`: candidates of a block are
+    scored with category, position and popularity as well; `tied`: by the inner id alone), `spatial_features` (width of
+    the spatial kernel between the person's place and candidate blocks; 0 switches it off), `return_explore` (mixture of
+    the softmax with a pointer over the person's own history), `pointer_size`, `hidden_dropout` (on embeddings and on
+    the last hidden state), `loss_chunk_size` (supervised positions per chunk of the typed loss).
+    """
+
+    model_type = "spacetime_gr"
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    num_blocks: int = 1
+    num_inner: int = 1
+    num_actions: int = 1
+    num_pois: int = 1
+    num_categories: int = 0
+    num_cells: int = 64
+    num_gap_buckets: int = 25
+    vocab_size: int | None = None
+
+    backbone: str = "qwen3"
+    hidden_size: int = 256
+    intermediate_size: int | None = None
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 32768
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-6
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = PAD
+    bos_token_id: int | None = BOS
+    eos_token_id: int | None = EOS
+
+    num_user_buckets: int = 4096
+    inner_head: str = "fused"
+    spatial_features: int = 64
+    return_explore: bool = True
+    pointer_size: int = 64
+    hidden_dropout: float = 0.0
+    loss_chunk_size: int = 2048
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill derived sizes and check the options.
+
+        Raises:
+            ValueError: an option is unknown, or sizes do not fit each other; names the settings to change.
+        """
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone is {self.backbone!r}; expected one of {', '.join(BACKBONES)}")
+        if self.inner_head not in INNER_HEADS:
+            raise ValueError(f"inner_head is {self.inner_head!r}; expected one of {', '.join(INNER_HEADS)}")
+        if self.head_dim is None:
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                    f"{self.num_attention_heads}; change one of them or give head_dim"
+                )
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}; change one of them"
+            )
+        if self.spatial_features % 2:
+            raise ValueError(f"spatial_features is {self.spatial_features}; expected an even number (sine and cosine)")
+        if self.intermediate_size is None:
+            self.intermediate_size = -(-self.hidden_size * 8 // 3 // 64) * 64
+        if self.vocab_size is None:
+            self.vocab_size = self.vocabulary.size
+        super().__post_init__(**kwargs)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Named ranges of the token ids."""
+        return Vocabulary(self.num_blocks, self.num_inner, self.num_actions)
+
+    def decoder_config(self) -> PreTrainedConfig:
+        """Configuration of the transformers decoder that is the body."""
+        return AutoConfig.for_model(
+            self.backbone,
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            head_dim=self.head_dim,
+            hidden_act=self.hidden_act,
+            max_position_embeddings=self.max_position_embeddings,
+            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
+            rms_norm_eps=self.rms_norm_eps,
+            attention_dropout=self.attention_dropout,
+            initializer_range=self.initializer_range,
+            use_cache=self.use_cache,
+            tie_word_embeddings=self.tie_word_embeddings,
+            pad_token_id=self.pad_token_id,
+            attn_implementation=self._attn_implementation,
+        )
+
+
+__all__ = ["SpacetimeGRConfig"]

@@ -1,0 +1,1 @@
+"""Decoding made for places: two forward steps, batched over histories and blocks."""

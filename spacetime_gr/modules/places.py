@@ -1,0 +1,106 @@
+"""What the heads know of the places themselves: which inner ids a block has, what they are, and where blocks lie."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
+from spacetime_gr.index import POIIndex
+from spacetime_gr.index.geometry import EARTH_RADIUS_KM
+
+NUM_POPULARITY_BUCKETS = 24
+_SHORTEST_KM, _LONGEST_KM = 0.5, 1000.0
+
+
+class PlaceTable(nn.Module):
+    """Buffers copied from a POI index by `load`; they travel with the weights.
+
+    Before `load` every inner id counts as valid in every block and all blocks lie at one point, so that a model can be
+    built from its configuration alone.
+
+    POI tables are ordered by block and inner id: POI (b, j) stands at `block_starts[b] + j`.
+    """
+
+    block_starts: Tensor
+    block_sizes: Tensor
+    block_centers: Tensor
+    category: Tensor
+    cell: Tensor
+    popularity: Tensor
+
+    def __init__(self, config: SpacetimeGRConfig) -> None:
+        super().__init__()
+        self.num_inner = config.num_inner
+        self.num_frequencies = config.spatial_features // 2
+        self.register_buffer("block_starts", torch.zeros(config.num_blocks, dtype=torch.int64))
+        self.register_buffer("block_sizes", torch.full((config.num_blocks,), config.num_inner, dtype=torch.int64))
+        self.register_buffer("block_centers", torch.zeros(config.num_blocks, 2, dtype=torch.float32))
+        self.register_buffer("category", torch.zeros(config.num_pois, dtype=torch.int32))
+        self.register_buffer("cell", torch.zeros(config.num_pois, dtype=torch.uint8))
+        self.register_buffer("popularity", torch.zeros(config.num_pois, dtype=torch.uint8))
+
+    @torch.no_grad()
+    def load(self, index: POIIndex) -> None:
+        """Copy the tables of an index.
+
+        Raises:
+            ValueError: the index has other sizes than the model's configuration.
+        """
+        found = (index.num_blocks, index.num_inner, index.num_pois)
+        expected = (len(self.block_starts), self.num_inner, len(self.category))
+        if found != expected:
+            raise ValueError(
+                f"the index has (blocks, inner ids, POIs) = {found}, the model was configured for {expected}; "
+                "build the configuration with tokenizer.config_kwargs()"
+            )
+        rows = index.rows_by_block
+        popularity = np.minimum(np.floor(np.log2(index.visits[rows] + 1.0)), NUM_POPULARITY_BUCKETS - 1)
+        for buffer, values in (
+            (self.block_starts, index.block_starts[:-1]),
+            (self.block_sizes, index.block_sizes),
+            (self.block_centers, index.block_centers),
+            (self.category, index.category[rows] + 1),
+            (self.cell, index.cell[rows] + 1),
+            (self.popularity, popularity),
+        ):
+            buffer.copy_(torch.from_numpy(np.array(values)))
+
+    def candidates(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions in the POI tables of every inner id of some blocks, and which of them exist.
+
+        Args:
+            blocks: block ids from 0, shape (n,).
+
+        Returns:
+            positions (n, num_inner), clipped into range where no POI stands, and a mask of the same shape.
+        """
+        inner = torch.arange(self.num_inner, device=blocks.device)
+        exists = inner < self.block_sizes[blocks].unsqueeze(-1)
+        positions = torch.clamp(self.block_starts[blocks].unsqueeze(-1) + inner, max=len(self.category) - 1)
+        return positions, exists
+
+    def spatial_features(self, blocks: Tensor | None = None) -> Tensor:
+        """Sines and cosines of the places of blocks, shape (n, 2 * num_frequencies); default all blocks.
+
+        Points are taken on the sphere in three dimensions (km); directions lie on a Fibonacci lattice and wavelengths
+        run geometrically from 0.5 to 1000 km. A product of two such features, weighted per frequency, is a sum of
+        cosines of the distance between the two places: random Fourier features of a stationary kernel (Rahimi and
+        Recht, 2007), with fixed in place of random frequencies.
+        """
+        centers = self.block_centers if blocks is None else self.block_centers[blocks]
+        latitude, longitude = torch.deg2rad(centers.double()).unbind(-1)
+        points = EARTH_RADIUS_KM * torch.stack(
+            [latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin(), latitude.sin()], dim=-1
+        )
+        number = torch.arange(self.num_frequencies, dtype=torch.float64, device=centers.device)
+        turn = number * math.pi * (1.0 + 5.0**0.5)
+        height = 1.0 - 2.0 * (number + 0.5) / self.num_frequencies
+        radius = torch.sqrt(1.0 - height**2)
+        directions = torch.stack([radius * turn.cos(), radius * turn.sin(), height], dim=-1)
+        # Wavelengths in a scattered order, so that each scale meets directions all around the sphere.
+        scale = (number * 0.6180339887498949) % 1.0
+        wavelength = _SHORTEST_KM * (_LONGEST_KM / _SHORTEST_KM) ** scale
+        phase = points @ (directions * (2.0 * math.pi / wavelength).unsqueeze(-1)).T
+        return torch.cat([phase.cos(), phase.sin()], dim=-1).float()

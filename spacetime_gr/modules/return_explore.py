@@ -1,0 +1,153 @@
+"""The return-explore head: a pointer over the person's own past, mixed with the softmax by a gate.
+
+    p(token) = g * softmax(token) + (1 - g) * sum of pointer weights over the past tokens that equal it
+
+Most next places are returns, and a softmax over a vocabulary is a poor memory of one person. `g`, read from the hidden
+state, is the probability that the person explores; where there is nothing to return to, g = 1. In training only the
+target's mass is needed, so nothing is scattered into the vocabulary and the cost does not grow with it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
+from spacetime_gr.modules.typed_heads import NEVER
+from spacetime_gr.vocabulary import TOKENS_PER_ACTION
+
+NUM_ELAPSED, NUM_HOUR, NUM_DAY, NUM_RECENCY = 24, 14, 5, 24
+_NUM_RELATIONS = NUM_ELAPSED + NUM_HOUR + NUM_DAY + NUM_RECENCY
+
+
+def typed_slots(is_type: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
+    """Positions of the tokens of one type, row by row, in a fixed number of slots.
+
+    Args:
+        is_type: mask, shape (batch, length).
+        num_slots: how many a row can have at most.
+
+    Returns:
+        positions (batch, num_slots) and which of the slots are filled.
+    """
+    positions = torch.argsort((~is_type).to(torch.int8), dim=-1, stable=True)[:, :num_slots]
+    return positions, is_type.gather(1, positions)
+
+
+@dataclass
+class Memory:
+    """Whole past actions of a batch of rows: what a pointer can point to. All of shape (batch, num_slots[, width])."""
+
+    hidden: Tensor
+    block: Tensor
+    inner: Tensor
+    local_time: Tensor
+    segment: Tensor
+    position: Tensor
+    filled: Tensor
+
+    @classmethod
+    def collect(
+        cls, input_ids: Tensor, hidden: Tensor, segment: Tensor, local_time: Tensor, is_action: Tensor
+    ) -> "Memory":
+        """Memory of the action tokens `a` of token rows: by then the model has read the whole action."""
+        num_slots = input_ids.shape[1] // TOKENS_PER_ACTION + 1
+        position, filled = typed_slots(is_action, num_slots)
+
+        def pick(values: Tensor, back: int) -> Tensor:
+            return values.gather(1, (position - back).clamp(min=0))
+
+        width = hidden.shape[-1]
+        return cls(
+            hidden=hidden.gather(1, position.unsqueeze(-1).expand(-1, -1, width)),
+            block=pick(input_ids, 2),
+            inner=pick(input_ids, 1),
+            local_time=pick(local_time, 0),
+            segment=pick(segment, 0),
+            position=position,
+            filled=filled & (position >= TOKENS_PER_ACTION - 1),
+        )
+
+    def before(self, position: Tensor, segment: Tensor) -> Tensor:
+        """Which memories each query may see: earlier ones of the same sequence; shape (batch, queries, num_slots)."""
+        earlier = self.position.unsqueeze(1) < position.unsqueeze(2)
+        return earlier & (self.segment.unsqueeze(1) == segment.unsqueeze(2)) & self.filled.unsqueeze(1)
+
+
+def relations(memory: Memory, local_time: Tensor, visible: Tensor) -> Tensor:
+    """How each query relates to each memory, as positions in one table of biases, shape (batch, queries, slots, 4).
+
+    Time passed (log buckets of hours), difference of the hour of day (0 to 12), of the day (same weekday, both working
+    days, both weekend, mixed), and how many actions ago (log buckets). Where a time is hidden, the bucket 'unknown'.
+    """
+    query_time, key_time = local_time.unsqueeze(2), memory.local_time.unsqueeze(1)
+    unknown = (query_time == 0) | (key_time == 0)
+    hours = (query_time - key_time).clamp(min=0).float() / 3600.0
+    elapsed = 1 + (2.0 * torch.log2(1.0 + hours)).long().clamp(max=NUM_ELAPSED - 2)
+    query_hour, key_hour = query_time // 3600, key_time // 3600
+    apart = (query_hour - key_hour) % 24
+    hour = 1 + torch.minimum(apart, 24 - apart)
+    query_day, key_day = (query_hour // 24 + 3) % 7, (key_hour // 24 + 3) % 7  # Monday is 0; 1970 began on a Thursday
+    both_weekend = (query_day >= 5) & (key_day >= 5)
+    both_working = (query_day < 5) & (key_day < 5)
+    day = torch.where(query_day == key_day, 1, torch.where(both_working, 2, torch.where(both_weekend, 3, 4)))
+    # Visible memories are contiguous, so counting them from the query backwards tells how many actions ago each was.
+    ago = visible.flip(-1).cumsum(-1).flip(-1).clamp(min=1)
+    recency = (2.0 * torch.log2(ago.float())).long().clamp(max=NUM_RECENCY - 1)
+    zero = torch.zeros_like(elapsed)
+    return torch.stack(
+        [
+            torch.where(unknown, zero, elapsed),
+            NUM_ELAPSED + torch.where(unknown, zero, hour),
+            NUM_ELAPSED + NUM_HOUR + torch.where(unknown, zero, day),
+            NUM_ELAPSED + NUM_HOUR + NUM_DAY + recency,
+        ],
+        dim=-1,
+    )
+
+
+class ReturnExplore(nn.Module):
+    """Pointer and gate of one typed head."""
+
+    def __init__(self, config: SpacetimeGRConfig) -> None:
+        super().__init__()
+        self.scale = config.pointer_size**-0.5
+        self.query = nn.Linear(config.hidden_size, config.pointer_size, bias=False)
+        self.key = nn.Linear(config.hidden_size, config.pointer_size, bias=False)
+        self.relation = nn.Linear(config.hidden_size, _NUM_RELATIONS)
+        self.gate = nn.Linear(config.hidden_size, 1)
+
+    def forward(
+        self, hidden: Tensor, memory: Memory, visible: Tensor, relation: Tensor, explore_odds: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Pointer and gate for a grid of queries.
+
+        Args:
+            hidden: states of the queries, shape (batch, queries, hidden_size).
+            memory: what can be pointed to.
+            visible: which memories each query may point to, shape (batch, queries, slots).
+            relation: from `relations`, shape (batch, queries, slots, 4).
+            explore_odds: factor on the gate's odds g / (1 - g): the discovery knob (1 = as learnt).
+
+        Returns:
+            log pointer weights (batch, queries, slots), `NEVER` where not visible; log g and log (1 - g), both
+            (batch, queries). All float32.
+        """
+        scores = self.scale * self.query(hidden) @ self.key(memory.hidden).transpose(1, 2)
+        bias = self.relation(hidden)
+        for kind in range(relation.shape[-1]):
+            scores = scores + bias.gather(-1, relation[..., kind])
+        scores = scores.float().masked_fill(~visible, NEVER)
+        anything = visible.any(-1)
+        log_weights = torch.where(visible, functional.log_softmax(scores, dim=-1), NEVER)
+        odds = self.gate(hidden).squeeze(-1).float() + torch.log(torch.tensor(explore_odds, device=hidden.device))
+        log_explore = torch.where(anything, functional.logsigmoid(odds), 0.0)
+        log_return = torch.where(anything, functional.logsigmoid(-odds), NEVER)
+        return log_weights, log_explore, log_return
+
+
+def pointed_log_mass(log_weights: Tensor, matches: Tensor) -> Tensor:
+    """Log of the pointer's mass on the memories that match, `NEVER` where none does; over the last dimension."""
+    mass = torch.logsumexp(log_weights.masked_fill(~matches, NEVER), dim=-1)
+    return torch.where(matches.any(-1), mass, NEVER)

@@ -1,0 +1,111 @@
+"""Softmax over the range of the token type that comes next, and the chunked loss over supervised positions."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
+from spacetime_gr.modules.places import NUM_POPULARITY_BUCKETS, PlaceTable
+
+NEVER = -1e30  # log-probability of what cannot be; finite, so that gradients of masked entries stay zero, not NaN
+
+
+class RangeLinear(nn.Linear):
+    """A linear head of which any range of outputs can be had.
+
+    The slice is taken inside `forward`, so that ZeRO-3 gathers the weight first.
+    """
+
+    def forward(self, hidden: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        bias = None if self.bias is None else self.bias[start:stop]
+        return functional.linear(hidden, self.weight[start:stop], bias)
+
+
+class BlockScores(nn.Module):
+    """Unnormalised scores of all blocks: token embedding, plus a spatial kernel around the person's place."""
+
+    def __init__(self, config: SpacetimeGRConfig) -> None:
+        super().__init__()
+        self.vocabulary = config.vocabulary
+        self.spatial = nn.Linear(config.hidden_size, config.spatial_features // 2) if config.spatial_features else None
+
+    def forward(self, lm_head: RangeLinear, places: PlaceTable, hidden: Tensor, user_block: Tensor) -> Tensor:
+        """Scores of shape (n, num_blocks).
+
+        Args:
+            hidden: states at u tokens, shape (n, hidden_size).
+            user_block: block tokens of where the persons stand, 0 unknown, shape (n,).
+        """
+        start = self.vocabulary.block_start
+        scores = lm_head(hidden, start, start + self.vocabulary.num_blocks)
+        if self.spatial is not None:
+            weight = self.spatial(hidden) * (user_block > 0).unsqueeze(-1).to(hidden.dtype)
+            here = places.spatial_features((user_block - start).clamp(min=0)).to(hidden.dtype)
+            everywhere = places.spatial_features().to(hidden.dtype)
+            scores = scores + (torch.cat([weight, weight], dim=-1) * here) @ everywhere.T
+        return scores
+
+
+class InnerScores(nn.Module):
+    """Unnormalised scores of the inner ids of one block each; ids that the block does not have get `NEVER`."""
+
+    def __init__(self, config: SpacetimeGRConfig) -> None:
+        super().__init__()
+        self.vocabulary = config.vocabulary
+        self.fused = config.inner_head == "fused"
+        if self.fused:
+            self.category = nn.Linear(config.hidden_size, config.num_categories + 1)
+            self.cell = nn.Linear(config.hidden_size, config.num_cells + 1)
+            self.popularity = nn.Linear(config.hidden_size, NUM_POPULARITY_BUCKETS)
+
+    def forward(self, lm_head: RangeLinear, places: PlaceTable, hidden: Tensor, blocks: Tensor) -> Tensor:
+        """Scores of shape (n, num_inner).
+
+        Args:
+            hidden: states at block tokens, shape (n, hidden_size).
+            blocks: their block ids from 0, shape (n,).
+        """
+        start = self.vocabulary.inner_start
+        scores = lm_head(hidden, start, start + self.vocabulary.num_inner)
+        positions, exists = places.candidates(blocks)
+        if self.fused:
+            # What a candidate is enters as a score per category, cell and popularity, gathered for each candidate.
+            scores = scores + self.category(hidden).gather(-1, places.category[positions].long())
+            scores = scores + self.cell(hidden).gather(-1, places.cell[positions].long())
+            scores = scores + self.popularity(hidden).gather(-1, places.popularity[positions].long())
+        return scores.masked_fill(~exists, NEVER)
+
+
+def chunked_log_likelihood(
+    scores: Callable[..., Tensor], inputs: tuple[Tensor, ...], targets: Tensor, chunk_size: int, num_slots: int
+) -> Tensor:
+    """Log-probability of each target under the softmax of its scores, in chunks that are recomputed in backward.
+
+    Args:
+        scores: maps a chunk of every input to scores (chunk, classes).
+        inputs: tensors with n rows each.
+        targets: class of each row, shape (n,).
+        chunk_size: rows per chunk.
+        num_slots: the most rows that any rank can have (from the batch's shape). It alone decides the number of chunks:
+            under ZeRO-3 every chunk gathers weights, and ranks that disagree on their number wait for ever.
+
+    Returns:
+        float32 log-probabilities, shape (n,).
+    """
+
+    def one_chunk(target: Tensor, *chunk: Tensor) -> Tensor:
+        log_probs = functional.log_softmax(scores(*chunk).float(), dim=-1)
+        return log_probs.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+
+    pieces = []
+    for first in range(0, num_slots, chunk_size):
+        rows = slice(first, first + chunk_size)
+        chunk = (targets[rows], *(tensor[rows] for tensor in inputs))
+        if torch.is_grad_enabled():
+            pieces.append(checkpoint(one_chunk, *chunk, use_reentrant=False))
+        else:
+            pieces.append(one_chunk(*chunk))
+    return torch.cat(pieces)
