@@ -5,7 +5,8 @@
     explore(j) ~ popularity(j) * taste(c) * demand(c, mode, hour) * exp(-|anchor - centre of j's district| / decay_km)
     e = rho * S^-gamma                                          (Song et al., Nature Physics 6, 818, 2010)
 
-c is the category of j. explore factorises over district, category and place, so a draw costs O(districts x categories), never O(places).
+c is the category of j. explore factorises over district, category and place, so a draw costs O(districts x
+categories), never O(places).
 """
 
 import dataclasses
