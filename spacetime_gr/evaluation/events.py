@@ -66,7 +66,6 @@ class EventLog:
         split: np.ndarray,
         num_pois: int,
         trajectory: np.ndarray | None = None,
-        trajectory_within_split: bool = False,
         tz_offset_minutes: np.ndarray | None = None,
         action: np.ndarray | None = None,
         **optional: np.ndarray | None,
@@ -76,8 +75,6 @@ class EventLog:
         Args:
             user: any integers; kept as `user_hash`, numbered densely in rising order.
             trajectory: the source's own numbers, meaningful inside one user; None applies the 24 h gap rule.
-            trajectory_within_split: the source numbers trajectories anew in each split, so that one number in two
-                splits is two trajectories.
             optional: `user_latitude`, `user_longitude`, `mode`.
 
         Raises:
@@ -86,7 +83,7 @@ class EventLog:
         lengths = {len(user), len(poi_row), len(timestamp), len(split)}
         if len(lengths) != 1:
             raise ValueError(f"event columns have unequal lengths {sorted(lengths)}; give one value per event")
-        if len(poi_row) and not (-1 <= int(poi_row.min()) and int(poi_row.max()) < num_pois):
+        if len(poi_row) and not (int(poi_row.min()) >= -1 and int(poi_row.max()) < num_pois):
             raise ValueError(
                 f"poi_row runs from {poi_row.min()} to {poi_row.max()}, expected -1..{num_pois - 1}: events and "
                 "pois.parquet do not belong to the same prepared folder; prepare it again"
@@ -108,8 +105,6 @@ class EventLog:
             starts[1:] |= np.diff(columns["timestamp"]) > TRAJECTORY_GAP_SECONDS
         else:
             starts[1:] |= np.diff(trajectory[order]) != 0
-            if trajectory_within_split:
-                starts[1:] |= np.diff(columns["split"]) != 0
         return cls(
             trajectory=np.cumsum(starts, dtype=np.int64) - 1,
             user_offsets=np.searchsorted(columns["user"], np.arange(len(hashes) + 1)),
@@ -119,7 +114,7 @@ class EventLog:
         )
 
     @classmethod
-    def from_folder(cls, folder: PreparedFolder, *, trajectory_within_split: bool = False) -> EventLog:
+    def from_folder(cls, folder: PreparedFolder) -> EventLog:
         """Read all splits of a prepared folder into memory (about 60 bytes per event)."""
         parts: dict[str, list[np.ndarray]] = {}
         for code, split in enumerate(SPLITS):
@@ -131,9 +126,7 @@ class EventLog:
                 if name in _EVENT_COLUMNS:
                     parts.setdefault(name, []).append(_list_column(table, name)[0])
         columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-        return cls.from_arrays(
-            **columns, num_pois=folder.pois().num_rows, trajectory_within_split=trajectory_within_split
-        )
+        return cls.from_arrays(**columns, num_pois=folder.pois().num_rows)
 
     def select(self, keep: np.ndarray) -> EventLog:
         """The log of the events where `keep` (N,) is true; users and places keep their numbers."""
@@ -149,6 +142,12 @@ class EventLog:
         """First event and one past the last event of each event's trajectory: two (N,) int64 arrays."""
         first = np.searchsorted(self.trajectory, self.trajectory, side="left")
         return first, np.searchsorted(self.trajectory, self.trajectory, side="right")
+
+    def cut_at_splits(self) -> EventLog:
+        """The same log, with a trajectory that runs on into another split cut into one per split."""
+        starts = _first_of_user(self.user)
+        starts[1:] |= (np.diff(self.trajectory) != 0) | (np.diff(self.split) != 0)
+        return replace(self, trajectory=np.cumsum(starts, dtype=np.int64) - 1)
 
     def known(self, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which users (num_users,) and places (num_pois,) occur in the events where `training` (N,) is true."""

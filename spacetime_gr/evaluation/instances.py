@@ -96,10 +96,20 @@ class Instances:
         Judged on the whole stream under either state of knowledge, so that the slices hold the same targets.
         """
         log = self.log
-        key = log.user * np.int64(log.num_pois + 1) + log.poi_row + 1
+        key = log.user * np.int64(log.num_pois) + log.poi_row
         order = np.lexsort((log.timestamp, key))
         first_visit = log.timestamp[order[np.searchsorted(key, key[self.target], sorter=order)]]
         return first_visit >= self.target_time
+
+    def visited_within(self, days: float) -> np.ndarray:
+        """(n, num_pois) bool: places where the user was in the so many days before the target, on record or known."""
+        events, offsets = expand_ranges(self.start, self.target)
+        age = np.repeat(self.target_time, np.diff(offsets)) - self.log.timestamp[events]
+        row = np.repeat(np.arange(len(self)), np.diff(offsets))
+        recent = (age > 0) & (age <= days * 86_400)
+        visited = np.zeros((len(self), self.log.num_pois), bool)
+        visited[row[recent], self.log.poi_row[events[recent]]] = True
+        return visited
 
 
 def expand_ranges(firsts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,6 +131,11 @@ def build_instances(targets: Targets, knowledge: Knowledge = "stream") -> Instan
     if knowledge not in get_args(Knowledge):
         raise ValueError(f"--knowledge is {knowledge!r}, expected one of {', '.join(get_args(Knowledge))}")
     log = targets.log
+    if (targets.training[1:] & ~targets.training[:-1] & (np.diff(log.user) == 0)).any():
+        raise ValueError(
+            "a user has training events after held-out ones; expected a split in time: prepare the source again with a "
+            "split by time"
+        )
     if len(targets.index) == 0:
         raise ValueError(
             f"the protocol leaves no target among {len(log)} events ({int((~targets.training).sum())} outside "

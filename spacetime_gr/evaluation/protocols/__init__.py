@@ -12,27 +12,43 @@ from spacetime_gr.evaluation.protocols.trajectory_end import getnext, lessismore
 
 Protocol = Callable[[EventLog], Targets]
 
-PUBLIC: dict[str, Protocol] = {"getnext": getnext, "lessismore": lessismore, "foursquare": sthgcn, "gowalla": sthgcn}
-OWN: dict[str, Protocol] = {"time_split": time_split, "last_per_user": last_per_user}
-PROTOCOLS = ("public", *OWN)
+BY_NAME: dict[str, Protocol] = {
+    "getnext": getnext,
+    "lessismore": lessismore,
+    "sthgcn": sthgcn,
+    "time_split": time_split,
+    "last_per_user": last_per_user,
+}
+PUBLIC_OF_SOURCE = {"getnext": "getnext", "lessismore": "lessismore", "foursquare": "sthgcn", "gowalla": "sthgcn"}
+PROTOCOLS = ("public", *BY_NAME)
 
 
-def choose(protocol: str, source: str) -> tuple[str, Protocol]:
-    """Name and function of a protocol; `public` is chosen by the source of the prepared folder.
+def choose(protocol: str, source: str) -> str:
+    """Name of a protocol; `public` is chosen by the source of the prepared folder.
 
     Raises:
         ValueError: no such protocol, or the source has no public one.
     """
-    if protocol in OWN:
-        return protocol, OWN[protocol]
+    if protocol in BY_NAME:
+        return protocol
     if protocol != "public":
         raise ValueError(f"--protocol is {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
-    if source not in PUBLIC:
+    if source not in PUBLIC_OF_SOURCE:
         raise ValueError(
-            f"the folder was prepared from {source!r}, which has no public protocol (these have: {', '.join(PUBLIC)}); "
-            "use --protocol time_split or last_per_user"
+            f"the folder was prepared from {source!r}, which has no public protocol (these have: "
+            f"{', '.join(PUBLIC_OF_SOURCE)}); use --protocol time_split or last_per_user"
         )
-    return PUBLIC[source].__name__, PUBLIC[source]
+    return PUBLIC_OF_SOURCE[source]
 
 
-__all__ = ["OWN", "PROTOCOLS", "PUBLIC", "Protocol", "choose", "getnext", "last_per_user", "lessismore", "sthgcn"]
+__all__ = [
+    "BY_NAME",
+    "PROTOCOLS",
+    "Protocol",
+    "choose",
+    "getnext",
+    "last_per_user",
+    "lessismore",
+    "sthgcn",
+    "time_split",
+]

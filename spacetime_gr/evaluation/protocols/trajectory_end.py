@@ -4,7 +4,8 @@
 2. A trajectory counts if its user is in training and at least 3 of its steps remain (2 inputs and the target).
 3. Its last remaining step is the target, ranked among all places of training.
 
-GETNext's files (`getnext`): the trajectories of the test file. Its validation file is history only.
+GETNext's files (`getnext`): the trajectories of the test file, read by itself: one that began in the validation file
+has only the steps in the test file. The validation file is history only.
 Less-is-more (`lessismore`): training is the time block T0, and the trajectories of all later blocks are held out.
 """
 
@@ -31,7 +32,7 @@ def lessismore(log: EventLog) -> Targets:
 def _last_known_steps(log: EventLog, held_out: np.ndarray) -> Targets:
     known_user, known_poi = log.known(log.split == TRAIN)
     keep = (log.poi_row >= 0) & known_poi[log.poi_row]
-    log, held_out = log.select(keep), held_out[keep]
+    log, held_out = log.cut_at_splits().select(keep), held_out[keep]
     first, end = log.trajectory_bounds()
     position = np.arange(len(log))
     is_target = held_out & known_user[log.user] & (position == end - 1) & (end - first >= MIN_STEPS)

@@ -1,0 +1,116 @@
+"""`spacetime-gr evaluate`: the model beside the counters, returns and discoveries apart."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MEASURE = "What is measured"
+MODEL = "Model"
+
+
+def evaluate(
+    data: Annotated[Path, typer.Option(help="Prepared folder.")],
+    run: Annotated[
+        Path | None, typer.Argument(help="Run directory (its export/ is used) or exported folder.", show_default=False)
+    ] = None,
+    baselines_only: Annotated[
+        bool, typer.Option("--baselines-only", help="Only the counters; needs no RUN.", rich_help_panel=MODEL)
+    ] = False,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="public (by the folder's source), time_split, last_per_user; or a public one by name: getnext, "
+            "lessismore, sthgcn.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = "public",
+    setting: Annotated[
+        str,
+        typer.Option(help="timed: the time of the request is known; blind: the history only.", rich_help_panel=MEASURE),
+    ] = "timed",
+    knowledge: Annotated[
+        str,
+        typer.Option(
+            help="stream: every earlier event; same: training and this trajectory's earlier steps.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = "stream",
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="truth.json of a simulated source: the ceiling.",
+            show_default="the folder's own",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None,
+    discovery_k: Annotated[int, typer.Option(help="k of the discovery rate D(k, m).", rich_help_panel=MEASURE)] = 10,
+    discovery_days: Annotated[float, typer.Option(help="m of D(k, m), in days.", rich_help_panel=MEASURE)] = 30.0,
+    context_actions: Annotated[
+        int, typer.Option(help="Last known actions that the model reads.", rich_help_panel=MODEL)
+    ] = 128,
+    batch_size: Annotated[int, typer.Option(help="Histories in one forward pass.", rich_help_panel=MODEL)] = 64,
+    explore_odds: Annotated[
+        float,
+        typer.Option(help="The discovery knob: factor on the odds of exploring; 1: as learnt.", rich_help_panel=MODEL),
+    ] = 1.0,
+    device: Annotated[
+        str | None, typer.Option(help="Torch device.", show_default="cuda if there is one", rich_help_panel=MODEL)
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here.", show_default=False)] = None,
+) -> None:
+    """Rank every held-out target among all places, with a model and with the counters it has to beat.
+
+    Results are given on all targets, and on **returns** (the user has been there before) and **discoveries** apart.
+    Ties are ranked at their expectation.
+    """
+    import json
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from data_pipelines.prepared import PreparedFolder
+    from spacetime_gr.evaluation.harness import Task, evaluate_folder
+    from spacetime_gr.evaluation.report import print_report
+    from spacetime_gr.evaluation.truth import find_truth
+
+    if baselines_only == (run is not None):
+        raise ValueError("give either a RUN to evaluate, or --baselines-only for the counters alone")
+    task = Task(
+        protocol=protocol,
+        setting=setting,
+        knowledge=knowledge,
+        discovery_k=discovery_k,
+        discovery_days=discovery_days,
+    )
+    folder = PreparedFolder(data)
+    ceiling = find_truth(folder, truth, protocol)
+    scorer = None
+    if run is not None:
+        from spacetime_gr.evaluation.model_scorer import load_scorer
+
+        scorer = load_scorer(
+            run,
+            folder,
+            context_actions=context_actions,
+            batch_size=batch_size,
+            blind=setting == "blind",
+            explore_odds=explore_odds,
+            device=device,
+        )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        ranking = bar.add_task("ranking targets", total=None)
+        result = evaluate_folder(
+            folder,
+            task,
+            scorer,
+            ceiling,
+            progress=lambda done, of: bar.update(ranking, completed=done, total=of),
+        )
+    if run is not None:
+        result |= {"context_actions": context_actions, "explore_odds": explore_odds}
+    print_report(result, Console())
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")

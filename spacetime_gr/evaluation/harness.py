@@ -1,0 +1,150 @@
+"""Rank every target with the model and the counters, and summarise: the result of `spacetime-gr evaluate`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spacetime_gr.evaluation.baselines import Scorer, choose_baselines
+from spacetime_gr.evaluation.events import EventLog
+from spacetime_gr.evaluation.instances import Instances, Knowledge, build_instances
+from spacetime_gr.evaluation.metrics import expected_ranks, summarise
+from spacetime_gr.evaluation.protocols import BY_NAME, choose
+from spacetime_gr.evaluation.report import slice_summaries
+
+if TYPE_CHECKING:
+    from data_pipelines.prepared import PreparedFolder
+
+SETTINGS = ("timed", "blind")
+MODEL = "model"
+# Scores of one chunk of instances, float64: about 128 MB each.
+_SCORES_PER_CHUNK = 1 << 24
+
+Progress = Callable[[int, int], None]  # (targets done, of)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured: the protocol's name, the setting, the state of knowledge, and k and m of D(k, m)."""
+
+    protocol: str = "public"
+    setting: str = "timed"
+    knowledge: Knowledge = "stream"
+    discovery_k: int = 10
+    discovery_days: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.setting not in SETTINGS:
+            raise ValueError(f"--setting is {self.setting!r}, expected one of {', '.join(SETTINGS)}")
+        if self.discovery_k < 1 or self.discovery_days <= 0:
+            raise ValueError(
+                f"--discovery-k is {self.discovery_k} and --discovery-days {self.discovery_days:g}, both must be positive"
+            )
+
+
+@dataclass
+class _Tally:
+    """What is kept of one scorer, chunk by chunk."""
+
+    ranks: list[np.ndarray] = field(default_factory=list)
+    target_scores: list[np.ndarray] = field(default_factory=list)
+    new_slots: list[np.ndarray] = field(default_factory=list)
+
+
+def evaluate_folder(
+    folder: PreparedFolder,
+    task: Task,
+    model: Scorer | None = None,
+    ceiling: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Evaluate a model (or the counters alone) on the held-out part of a prepared folder.
+
+    Args:
+        model: log-probabilities (n, num_pois) of a batch of instances; None leaves the model out.
+        ceiling: what `find_truth` gives.
+
+    Returns:
+        The object that `--json` writes; see docs/evaluate.md.
+
+    Raises:
+        ValueError: the protocol does not fit the source, or leaves no target.
+    """
+    source = str(folder.manifest["protocol"])
+    name = choose(task.protocol, source)
+    instances = build_instances(BY_NAME[name](EventLog.from_folder(folder)), task.knowledge)
+    result: dict[str, Any] = {
+        "protocol": name,
+        "setting": task.setting,
+        "knowledge": task.knowledge,
+        "source": source,
+        "data_fingerprint": hashlib.sha256((folder.path / "manifest.json").read_bytes()).hexdigest(),
+        **evaluate_instances(instances, task, model, progress),
+    }
+    if ceiling is not None:
+        result["ceiling"] = dict(ceiling)
+    return result
+
+
+def evaluate_instances(
+    instances: Instances, task: Task, model: Scorer | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The part of the result that depends on the instances only."""
+    scorers = choose_baselines(instances.knowledge, task.setting)
+    if model is not None:
+        scorers = {MODEL: model, **scorers}
+    tallies = {name: _Tally() for name in scorers}
+    k = min(task.discovery_k, instances.log.num_pois)
+    new_targets = []
+    done = 0
+    for chunk in _chunks(instances):
+        visited = chunk.visited_within(task.discovery_days)
+        new_targets.append(~np.take_along_axis(visited, chunk.target_poi[:, None], axis=1)[:, 0])
+        for name, scorer in scorers.items():
+            scores = scorer(chunk)
+            assert scores.shape == visited.shape
+            tally = tallies[name]
+            tally.ranks.append(expected_ranks(scores, chunk.target_poi))
+            tally.target_scores.append(np.take_along_axis(scores, chunk.target_poi[:, None], axis=1)[:, 0])
+            top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+            tally.new_slots.append(1 - np.take_along_axis(visited, top, axis=1).mean(axis=1))
+        done += len(chunk)
+        if progress is not None:
+            progress(done, len(instances))
+
+    discovery, is_new = instances.is_discovery(), np.concatenate(new_targets)
+    ranks = {name: np.concatenate(tally.ranks) for name, tally in tallies.items()}
+    metrics = {name: summarise(values) for name, values in ranks.items()}
+    slices = {name: slice_summaries(values, discovery) for name, values in ranks.items()}
+    novelty = {
+        name: _discovery_rate(ranks[name], np.concatenate(tally.new_slots), is_new, k)
+        for name, tally in tallies.items()
+    }
+    result: dict[str, Any] = {
+        "num_targets": len(instances),
+        "num_pois": instances.log.num_pois,
+        "num_discoveries": int(discovery.sum()),
+        "discovery_rate": {"k": k, "days": task.discovery_days, "baselines": novelty},
+    }
+    if model is not None:
+        result |= {"metrics": metrics.pop(MODEL), "slices": slices.pop(MODEL)}
+        result["discovery_rate"][MODEL] = novelty.pop(MODEL)
+        nll = -np.concatenate(tallies[MODEL].target_scores).mean(dtype=np.float64)
+        result["nll_nats"] = float(nll) if np.isfinite(nll) else None
+    return result | {"baselines": metrics, "baseline_slices": slices}
+
+
+def _chunks(instances: Instances) -> Iterator[Instances]:
+    size = max(1, min(256, _SCORES_PER_CHUNK // instances.log.num_pois))
+    for start in range(0, len(instances), size):
+        yield instances.take(slice(start, start + size))
+
+
+def _discovery_rate(ranks: np.ndarray, new_slots: np.ndarray, is_new: np.ndarray, k: int) -> dict[str, float | None]:
+    """D(k, m) in both normalisations: share of the top-k slots that are new, and share of the hits that are new."""
+    hits = ranks <= k
+    return {"slots": float(new_slots.mean()), "hits": float(is_new[hits].mean()) if hits.any() else None}

@@ -1,0 +1,56 @@
+"""The result of an evaluation: what goes into the JSON, and the table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from spacetime_gr.evaluation.metrics import summarise
+
+SLICES = ("return", "discovery")
+_COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")
+
+
+def slice_summaries(ranks: np.ndarray, discovery: np.ndarray) -> dict[str, dict[str, float | int | None]]:
+    """Metrics of returns and of discoveries apart, and how many there are of each."""
+    parts = {"return": ranks[~discovery], "discovery": ranks[discovery]}
+    return {name: {**summarise(part), "num_targets": len(part)} for name, part in parts.items()}
+
+
+def print_report(result: Mapping[str, Any], console: Console) -> None:
+    """Print a table of the model, the counters and the ceiling, with HR@10 on returns and on discoveries."""
+    slices = next(iter(result["baseline_slices"].values()))
+    table = Table(
+        title=f"{result['protocol']}, {result['knowledge']}, {result['setting']}: {result['num_targets']:,} targets among "
+        f"{result['num_pois']:,} places"
+    )
+    table.add_column("")
+    for name in _COLUMNS:
+        table.add_column(name.upper(), justify="right")
+    for name in SLICES:
+        table.add_column(f"HR@10 on {slices[name]['num_targets']:,} {_plural(name)}", justify="right")
+    if "metrics" in result:
+        table.add_row(*_cells("model", result["metrics"], result["slices"]), style="bold", end_section=True)
+    for name, metrics in result["baselines"].items():
+        table.add_row(*_cells(name, metrics, result["baseline_slices"][name]))
+    if "ceiling" in result:
+        table.add_section()
+        table.add_row(*_cells("ceiling", result["ceiling"], result["ceiling"].get("slices", {})), style="dim")
+    console.print(table)
+    if "nll_nats" in result:
+        best = result.get("ceiling", {}).get("entropy_nats")
+        suffix = "" if best is None else f" (true distribution: {best:.4f})"
+        console.print(f"negative log-likelihood of the target: {result['nll_nats']:.4f} nats{suffix}", highlight=False)
+
+
+def _cells(label: str, metrics: Mapping[str, Any], slices: Mapping[str, Any]) -> list[str]:
+    values = [metrics.get(name) for name in _COLUMNS] + [slices.get(name, {}).get("hr@10") for name in SLICES]
+    return [label, *("-" if value is None else f"{value:.4f}" for value in values)]
+
+
+def _plural(name: str) -> str:
+    return {"return": "returns", "discovery": "discoveries"}[name]
