@@ -11,7 +11,7 @@ import numpy as np
 
 from spacetime_gr.evaluation.baselines import Scorer, choose_baselines
 from spacetime_gr.evaluation.events import EventLog
-from spacetime_gr.evaluation.instances import Instances, Knowledge, build_instances
+from spacetime_gr.evaluation.instances import Instances, build_instances
 from spacetime_gr.evaluation.metrics import expected_ranks, summarise
 from spacetime_gr.evaluation.protocols import BY_NAME, choose
 from spacetime_gr.evaluation.report import slice_summaries
@@ -33,7 +33,7 @@ class Task:
 
     protocol: str = "public"
     setting: str = "timed"
-    knowledge: Knowledge = "stream"
+    knowledge: str = "stream"
     discovery_k: int = 10
     discovery_days: float = 30.0
 
@@ -42,7 +42,8 @@ class Task:
             raise ValueError(f"--setting is {self.setting!r}, expected one of {', '.join(SETTINGS)}")
         if self.discovery_k < 1 or self.discovery_days <= 0:
             raise ValueError(
-                f"--discovery-k is {self.discovery_k} and --discovery-days {self.discovery_days:g}, both must be positive"
+                f"--discovery-k is {self.discovery_k} and --discovery-days {self.discovery_days:g}; "
+                "both must be positive"
             )
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 
 from spacetime_gr.evaluation.events import EventLog
 
-Knowledge = Literal["stream", "same"]
+KNOWLEDGE = ("stream", "same")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Instances:
 
     log: EventLog
     training: np.ndarray
-    knowledge: Knowledge
+    knowledge: str
     target: np.ndarray
     start: np.ndarray
     base_end: np.ndarray
@@ -119,7 +118,7 @@ def expand_ranges(firsts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.
     return np.arange(offsets[-1]) + np.repeat(firsts - offsets[:-1], lengths), offsets
 
 
-def build_instances(targets: Targets, knowledge: Knowledge = "stream") -> Instances:
+def build_instances(targets: Targets, knowledge: str = "stream") -> Instances:
     """Give each target its history.
 
     Under `stream` an event of the target's own second is not known (the published counters take strictly earlier
@@ -128,8 +127,8 @@ def build_instances(targets: Targets, knowledge: Knowledge = "stream") -> Instan
     Raises:
         ValueError: unknown state of knowledge, or no target is left.
     """
-    if knowledge not in get_args(Knowledge):
-        raise ValueError(f"--knowledge is {knowledge!r}, expected one of {', '.join(get_args(Knowledge))}")
+    if knowledge not in KNOWLEDGE:
+        raise ValueError(f"--knowledge is {knowledge!r}, expected one of {', '.join(KNOWLEDGE)}")
     log = targets.log
     if (targets.training[1:] & ~targets.training[:-1] & (np.diff(log.user) == 0)).any():
         raise ValueError(

@@ -25,8 +25,8 @@ def print_report(result: Mapping[str, Any], console: Console) -> None:
     """Print a table of the model, the counters and the ceiling, with HR@10 on returns and on discoveries."""
     slices = next(iter(result["baseline_slices"].values()))
     table = Table(
-        title=f"{result['protocol']}, {result['knowledge']}, {result['setting']}: {result['num_targets']:,} targets among "
-        f"{result['num_pois']:,} places"
+        title=f"{result['protocol']}, {result['knowledge']}, {result['setting']}: "
+        f"{result['num_targets']:,} targets among {result['num_pois']:,} places"
     )
     table.add_column("")
     for name in _COLUMNS:
