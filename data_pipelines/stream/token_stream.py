@@ -116,7 +116,7 @@ class TokenStream:
         many batches. Each rank makes all rows and keeps its share. Does not move the stream. Raises ValueError if
         cleaning leaves no row.
         """
-        self._feed.require_rows("multi")
+        num_made = 0
         waiting: list[dict[str, np.ndarray]] = []
         num_waiting = 0
         for unit in range(self._order.num_units):
@@ -124,12 +124,15 @@ class TokenStream:
             if made.num_rows:
                 waiting.append(made.fields)
                 num_waiting += made.num_rows
+                num_made += made.num_rows
             if num_waiting >= self.num_lanes:
                 ready = _concatenate(waiting)
                 for start in range(0, num_waiting - self.num_lanes + 1, self.num_lanes):
                     yield self._own_rows(ready, start)
                 num_waiting %= self.num_lanes
                 waiting = [_last_rows(ready, num_waiting)]
+        if not num_made:
+            self._feed.require_rows("multi")
         if num_waiting:
             yield self._own_rows(_concatenate([*waiting, self._maker.padding(self.num_lanes - num_waiting)]), 0)
 
