@@ -97,7 +97,8 @@ def true_distributions(
     `returned` says that the person had been at (or looked at) the chosen place before.
     """
     user_of = np.repeat(np.arange(len(people.home)), np.diff(calendar.offsets))
-    batch = max(1, _BATCH_BYTES // (8 * city.num_pois))
+    longest = int(np.diff(calendar.offsets).max())
+    batch = max(1, _BATCH_BYTES // (8 * max(city.num_pois, longest)))
     for start in range(0, len(wanted), batch):
         event = wanted[start : start + batch]
         user = user_of[event]

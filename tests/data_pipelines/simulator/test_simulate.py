@@ -103,13 +103,13 @@ def test_times_rise_strictly_within_a_user(events: pa.Table) -> None:
     assert (np.diff(unix(events))[~user_starts(events)[1:]] > 0).all()
 
 
-def test_user_stands_where_the_last_visit_left_him(events: pa.Table, pois: pa.Table) -> None:
+def test_user_stands_where_the_last_visit_left_them(events: pa.Table, pois: pa.Table) -> None:
     place, first = place_rows(events, pois), user_starts(events)
     here = np.stack([events["user_latitude"].to_numpy(), events["user_longitude"].to_numpy()], axis=1)
     there = np.stack([pois["latitude"].to_numpy(), pois["longitude"].to_numpy()], axis=1)[place]
     assert (here != there).any(axis=1).all(), "the place of the request is never the target's"
     mode = events["mode"].to_numpy()
-    # After a pre-trip event the user is where he was; on setting out and coming back he is at his hotel or home.
+    # After a pre-trip event the user has not moved; setting out leads to the hotel, coming back to the home.
     travel = (mode[1:] == "in_trip") != (mode[:-1] == "in_trip")
     expected = np.where((mode[:-1] == "pre_trip")[:, None], here[:-1], there[:-1])
     same_user = ~first[1:]
