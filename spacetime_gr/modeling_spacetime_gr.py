@@ -27,6 +27,7 @@ from spacetime_gr.modules.typed_heads import (
     InnerScores,
     RangeLinear,
     chunked_log_likelihood,
+    full_precision,
 )
 from spacetime_gr.vocabulary import PAD, TOKENS_PER_ACTION
 
@@ -338,7 +339,7 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         position = torch.arange(length - kept, length, device=rows.input_ids.device).expand(batch, -1)
         current = rows.input_ids[:, -kept:]
         hidden = rows.hidden[:, -kept:]
-        logits = torch.full((batch, kept, vocabulary.size), NEVER, device=hidden.device)
+        logits = torch.full_like(full_precision(hidden[..., :1]), NEVER).repeat(1, 1, vocabulary.size)
         memory = rows.memory(self.config)
         where = (position, rows.segment[:, -kept:], rows.local_time[:, -kept:])
 
@@ -347,7 +348,7 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
             scores = self.block_scores(
                 self.lm_head, self.places, hidden[at_context], rows.user_block[:, -kept:][at_context]
             )
-            log_probs = functional.log_softmax(scores.float(), dim=-1)
+            log_probs = functional.log_softmax(full_precision(scores), dim=-1)
             if self.config.return_explore:
                 pointer = self._point(self.block_pointer, memory, hidden, *where, memory.block)
                 log_probs = mix_into(log_probs, pointer, vocabulary.block_start, at_context)
@@ -356,7 +357,7 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         if at_block.any():
             blocks = current[at_block] - vocabulary.block_start
             scores = self.inner_scores(self.lm_head, self.places, hidden[at_block], blocks)
-            log_probs = functional.log_softmax(scores.float(), dim=-1)
+            log_probs = functional.log_softmax(full_precision(scores), dim=-1)
             if self.config.return_explore:
                 pointer = self._point(self.inner_pointer, memory, hidden, *where, memory.inner, current)
                 log_probs = mix_into(log_probs, pointer, vocabulary.inner_start, at_block)
@@ -364,12 +365,12 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         at_inner = (current >= vocabulary.inner_start) & (current < vocabulary.action_start)
         if at_inner.any():
             scores = self.lm_head(hidden[at_inner], vocabulary.action_start, vocabulary.size)
-            logits[..., vocabulary.action_start :][at_inner] = functional.log_softmax(scores.float(), dim=-1)
+            logits[..., vocabulary.action_start :][at_inner] = functional.log_softmax(full_precision(scores), dim=-1)
         at_action = (current >= vocabulary.action_start) | (current < vocabulary.context_start)
         if at_action.any():
             scores = self.lm_head(hidden[at_action], vocabulary.context_start, vocabulary.block_start)
             logits[..., vocabulary.context_start : vocabulary.block_start][at_action] = functional.log_softmax(
-                scores.float(), dim=-1
+                full_precision(scores), dim=-1
             )
         return logits
 
@@ -399,7 +400,7 @@ def mix_into(log_probs: Tensor, pointer: Pointer, first_token: int, chosen: Tens
     batch, queries, slots = pointer.log_weights.shape
     classes = log_probs.shape[-1]
     target = (pointer.tokens - first_token).clamp(0, classes - 1).unsqueeze(1).expand(batch, queries, slots)
-    mass = torch.zeros(batch, queries, classes, device=log_probs.device)
+    mass = log_probs.new_zeros(batch, queries, classes)
     mass.scatter_add_(2, target, pointer.log_weights.exp())
     log_explore, log_return = pointer.log_explore, pointer.log_return
     if chosen is None:

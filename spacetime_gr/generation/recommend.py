@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from spacetime_gr.index import POIIndex
 from spacetime_gr.index.geometry import haversine_km
-from spacetime_gr.modules.typed_heads import NEVER
+from spacetime_gr.modules.typed_heads import NEVER, full_precision
 from spacetime_gr.tokenization_spacetime_gr import History, SpacetimeGRTokenizer, unix_seconds
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class _Prefix:
         self.memory = rows.memory(model.config)
         hidden = output.last_hidden_state[:, -1]
         scores = model.block_scores(model.lm_head, model.places, hidden, batch["user_block"][:, -1])
-        log_probs = functional.log_softmax(scores.float(), dim=-1)
+        log_probs = functional.log_softmax(full_precision(scores), dim=-1)
         if model.config.return_explore:
             at_end = torch.full_like(self.position_ids, self.length - 1)
             pointer = model._point(
@@ -198,7 +198,7 @@ class _Prefix:
         self.cache.crop(-count)
         hidden = output.last_hidden_state
         scores = model.inner_scores(model.lm_head, model.places, hidden.flatten(0, 1), blocks.flatten())
-        log_probs = functional.log_softmax(scores.float(), dim=-1)
+        log_probs = functional.log_softmax(full_precision(scores), dim=-1)
         if config.return_explore:
             pointer = model._point(
                 model.inner_pointer, self.memory, hidden, torch.full_like(tokens, self.length),

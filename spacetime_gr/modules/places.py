@@ -82,7 +82,7 @@ class PlaceTable(nn.Module):
         return positions, exists
 
     def spatial_features(self, blocks: Tensor | None = None) -> Tensor:
-        """Sines and cosines of the places of blocks, shape (n, 2 * num_frequencies); default all blocks.
+        """Cosines and sines of the places of blocks, float64 (n, 2 * num_frequencies); default all blocks.
 
         Points are taken on the sphere in three dimensions (km); directions lie on a Fibonacci lattice and wavelengths
         run geometrically from 0.5 to 1000 km. A product of two such features, weighted per frequency, is a sum of
@@ -103,4 +103,4 @@ class PlaceTable(nn.Module):
         scale = (number * 0.6180339887498949) % 1.0
         wavelength = _SHORTEST_KM * (_LONGEST_KM / _SHORTEST_KM) ** scale
         phase = points @ (directions * (2.0 * math.pi / wavelength).unsqueeze(-1)).T
-        return torch.cat([phase.cos(), phase.sin()], dim=-1).float()
+        return torch.cat([phase.cos(), phase.sin()], dim=-1)

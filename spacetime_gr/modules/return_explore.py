@@ -7,6 +7,7 @@ state, is the probability that the person explores; where there is nothing to re
 target's mass is needed, so nothing is scattered into the vocabulary and the cost does not grow with it.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
-from spacetime_gr.modules.typed_heads import NEVER
+from spacetime_gr.modules.typed_heads import NEVER, full_precision
 from spacetime_gr.vocabulary import TOKENS_PER_ACTION
 
 NUM_ELAPSED, NUM_HOUR, NUM_DAY, NUM_RECENCY = 24, 14, 5, 24
@@ -132,16 +133,16 @@ class ReturnExplore(nn.Module):
 
         Returns:
             log pointer weights (batch, queries, slots), `NEVER` where not visible; log g and log (1 - g), both
-            (batch, queries). All float32.
+            (batch, queries). All at least float32.
         """
         scores = self.scale * self.query(hidden) @ self.key(memory.hidden).transpose(1, 2)
         bias = self.relation(hidden)
         for kind in range(relation.shape[-1]):
             scores = scores + bias.gather(-1, relation[..., kind])
-        scores = scores.float().masked_fill(~visible, NEVER)
+        scores = full_precision(scores).masked_fill(~visible, NEVER)
         anything = visible.any(-1)
         log_weights = torch.where(visible, functional.log_softmax(scores, dim=-1), NEVER)
-        odds = self.gate(hidden).squeeze(-1).float() + torch.log(torch.tensor(explore_odds, device=hidden.device))
+        odds = full_precision(self.gate(hidden).squeeze(-1)) + math.log(explore_odds)
         log_explore = torch.where(anything, functional.logsigmoid(odds), 0.0)
         log_return = torch.where(anything, functional.logsigmoid(-odds), NEVER)
         return log_weights, log_explore, log_return

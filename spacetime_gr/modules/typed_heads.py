@@ -13,6 +13,11 @@ from spacetime_gr.modules.places import NUM_POPULARITY_BUCKETS, PlaceTable
 NEVER = -1e30  # log-probability of what cannot be; finite, so that gradients of masked entries stay zero, not NaN
 
 
+def full_precision(values: Tensor) -> Tensor:
+    """At least float32: likelihoods are never computed in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 class RangeLinear(nn.Linear):
     """A linear head of which any range of outputs can be had.
 
@@ -93,11 +98,11 @@ def chunked_log_likelihood(
             under ZeRO-3 every chunk gathers weights, and ranks that disagree on their number wait for ever.
 
     Returns:
-        float32 log-probabilities, shape (n,).
+        log-probabilities, shape (n,), at least float32.
     """
 
     def one_chunk(target: Tensor, *chunk: Tensor) -> Tensor:
-        log_probs = functional.log_softmax(scores(*chunk).float(), dim=-1)
+        log_probs = functional.log_softmax(full_precision(scores(*chunk)), dim=-1)
         return log_probs.gather(-1, target.unsqueeze(-1)).squeeze(-1)
 
     pieces = []

@@ -1,0 +1,110 @@
+"""recommend() and score_pois() against one-by-one evaluation, and every filter."""
+
+import numpy as np
+import pytest
+import torch
+
+from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
+from spacetime_gr.index.geometry import haversine_km
+from tests.spacetime_gr.conftest import make_histories
+from tests.spacetime_gr.test_modeling_spacetime_gr import make_model
+
+WHEN = 1_360_000_000
+LENGTHS = [9, 3, 0]
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: SpacetimeGRTokenizer) -> SpacetimeGRForCausalLM:
+    """A model with the return-explore head."""
+    return make_model(tokenizer)
+
+
+def exact_scores(model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer, histories: list[dict]) -> torch.Tensor:
+    """Scores of all places for the histories' requests."""
+    requests = tokenizer.encode_requests(*tokenizer.columns(histories), when=WHEN, tz_offset_minutes=-240)
+    return model.score_pois(requests, tokenizer.index)
+
+
+def test_scores_are_a_distribution_and_equal_one_by_one_evaluation(
+    model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer
+) -> None:
+    """log p(block) + log p(inner | block) from two plain forward passes, one place at a time."""
+    histories = make_histories(20, LENGTHS)
+    scores = exact_scores(model, tokenizer, histories)
+    torch.testing.assert_close(scores.exp().sum(1), torch.ones(3), atol=1e-5, rtol=0)
+    for number, history in enumerate(histories):
+        request = tokenizer.encode_requests(*tokenizer.columns([history]), when=WHEN, tz_offset_minutes=-240)
+        request.pop("labels")
+        for row in (0, 7, 50, 119):
+            tokens = {name: torch.cat([values, torch.zeros_like(values[:, :1])], 1) for name, values in request.items()}
+            block = int(tokenizer.index.block[row]) + tokenizer.vocabulary.block_start
+            inner = int(tokenizer.index.inner[row]) + tokenizer.vocabulary.inner_start
+            tokens["input_ids"][:, -1] = block
+            tokens["position_ids"][:, -1] = tokens["position_ids"][:, -2] + 1
+            tokens["attention_mask"][:, -1] = 1
+            tokens["local_time"][:, -1] = tokens["local_time"][:, -2]
+            with torch.no_grad():
+                logits = model(**tokens, logits_to_keep=2).logits[0]
+            expected = float(logits[0, block] + logits[1, inner])
+            assert float(scores[number, row]) == pytest.approx(expected, abs=2e-4)
+
+
+def test_recommend_with_all_beams_is_the_exact_ranking(
+    model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer
+) -> None:
+    histories = make_histories(21, LENGTHS)
+    scores = exact_scores(model, tokenizer, histories).sort(dim=1, descending=True)
+    places = model.recommend(tokenizer, histories, when=WHEN, tz_offset_minutes=-240, k=15, num_beams=10_000)
+    for number, place in enumerate(places):
+        np.testing.assert_allclose(place["log_prob"], scores.values[number, :15].numpy(), atol=2e-4)
+        assert place["poi_id"] == tokenizer.index.poi_ids.take(scores.indices[number, :15].numpy()).to_pylist()
+        assert place["coverage"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_fewer_beams_report_less_coverage(model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer) -> None:
+    histories = make_histories(22, LENGTHS)
+    few, more = (model.recommend(tokenizer, histories, when=WHEN, num_beams=beams) for beams in (1, 4))
+    assert all(0 < one["coverage"] < two["coverage"] < 1 for one, two in zip(few, more, strict=True))
+
+
+def test_filters_hold(model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer) -> None:
+    index = tokenizer.index
+    histories = make_histories(23, [9, 5])
+    where = [(40.7, -74.0), (41.24, -74.0)]
+    places = model.recommend(
+        tokenizer, histories, when=WHEN, where=where, k=200, num_beams=1000, categories=["bar", "park"], within_km=3.0,
+        exclude_visited=True,
+    )  # fmt: skip
+    for place, history, (latitude, longitude) in zip(places, histories, where, strict=True):
+        rows = index.rows(place["poi_id"])
+        assert {index.category_names[c] for c in index.categories(rows)} <= {"bar", "park"}
+        assert (haversine_km(latitude, longitude, *index.coordinates(rows)) <= 3.0).all()
+        assert not set(rows.tolist()) & set(history["poi_row"].tolist())
+        assert place["log_prob"] == sorted(place["log_prob"], reverse=True)
+        allowed = np.isin(index.category, [index.category_names.index(name) for name in ("bar", "park")])
+        allowed &= haversine_km(latitude, longitude, index.latitude, index.longitude) <= 3.0
+        allowed[history["poi_row"]] = False
+        assert len(rows) == allowed.sum() > 0
+
+
+def test_the_knob_moves_from_returning_to_exploring(
+    model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer
+) -> None:
+    histories = make_histories(24, [30])
+    requests = tokenizer.encode_requests(*tokenizer.columns(histories), when=WHEN)
+    visited = np.unique(histories[0]["poi_row"])
+    mass = [
+        float(model.score_pois(requests, tokenizer.index, explore_odds=odds)[0].exp()[visited].sum())
+        for odds in (0.05, 1.0, 20.0)
+    ]
+    assert mass[0] > mass[1] > mass[2]
+
+
+def test_bad_requests_are_refused(model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer) -> None:
+    history = make_histories(25, [3])
+    with pytest.raises(ValueError, match="unknown categories"):
+        model.recommend(tokenizer, history, when=WHEN, categories=["volcano"])
+    with pytest.raises(ValueError, match="within_km needs where"):
+        model.recommend(tokenizer, history, when=WHEN, within_km=1.0)
+    with pytest.raises(ValueError, match="must be positive"):
+        model.recommend(tokenizer, history, when=WHEN, k=0)
