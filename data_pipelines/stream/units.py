@@ -30,24 +30,30 @@ class Units:
     def __init__(self, folder: PreparedFolder, split: str) -> None:
         """Raises ValueError if the split holds no sequences or its files lack a column."""
         self.folder = folder
-        self.split = split
-        self._units = [(Path(path), group) for path, group, num_rows in folder.row_groups(split) if num_rows > 0]
-        if not self._units:
+        self._num_groups: dict[Path, int] = {}  # in file order
+        files, groups = [], []
+        for path, group, num_rows in folder.row_groups(split):
+            self._num_groups[path] = group + 1
+            if num_rows > 0:
+                files.append(len(self._num_groups) - 1)
+                groups.append(group)
+        if not files:
             raise ValueError(
                 f"split {split!r} of {folder.path} holds no user sequences; prepare more data or another split"
             )
-        self.columns = self._find_columns(self._units[0][0])
-        self._num_groups: dict[Path, int] = {}
-        for path, _, _ in folder.row_groups(split):
-            self._num_groups[Path(path)] = self._num_groups.get(Path(path), 0) + 1
+        self._paths = list(self._num_groups)
+        self._file_of_unit = np.array(files, dtype=np.int32)
+        self._group_of_unit = np.array(groups, dtype=np.int32)
+        self.columns = self._find_columns(self._paths[files[0]])
         self._open = lru_cache(maxsize=_MAX_OPEN_FILES)(self._open_file)
 
     def __len__(self) -> int:
-        return len(self._units)
+        return len(self._file_of_unit)
 
     def read(self, unit: int) -> Sequences:
         """Reads one unit. Raises ValueError naming the file if it is damaged or does not fit its manifest."""
-        path, group = self._units[unit]
+        path = self._paths[self._file_of_unit[unit]]
+        group = int(self._group_of_unit[unit])
         try:
             shard = self._open(path).shard(num_shards=self._num_groups[path], index=group)
             table = pa.concat_tables(shard.iter(batch_size=2**31 - 1))
