@@ -26,8 +26,8 @@ class CheckpointStore:
     """Names, completeness and retention of the checkpoints of one run.
 
     A checkpoint is written into `.unfinished-step-N` by all ranks; then rank 0 lists its files and their sizes in
-    `manifest.json`, flushes them to disk and renames the folder to `step-N`. So a folder named `step-N` is complete, unless
-    files were lost afterwards, which the sizes tell.
+    `manifest.json`, flushes them to disk and renames the folder to `step-N`. So a folder named `step-N` is complete,
+    unless files were lost afterwards, which the sizes tell.
     """
 
     def __init__(self, folder: str | Path, keep: int | None = None) -> None:
@@ -51,7 +51,7 @@ class CheckpointStore:
         return self.folder / f"{_UNFINISHED}{_PREFIX}{step:08d}"
 
     def finish(self, step: int, permanent: bool, meta: dict[str, Any]) -> Checkpoint:
-        """Make the checkpoint of `step` visible and remove those it supersedes. Call on one rank, after all have written.
+        """Make a checkpoint visible and remove those it supersedes. Call on one rank, after all have written.
 
         Args:
             step: the step given to `start`.

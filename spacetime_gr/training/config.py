@@ -107,8 +107,8 @@ class CheckpointSection(Section):
     def _ephemeral_is_more_often(self) -> "CheckpointSection":
         if self.every and self.ephemeral_every and self.ephemeral_every >= self.every:
             raise ValueError(
-                f"checkpoint.ephemeral_every={self.ephemeral_every} is not more often than checkpoint.every={self.every};"
-                " lower the first or raise the second"
+                f"checkpoint.ephemeral_every={self.ephemeral_every} is not more often than "
+                f"checkpoint.every={self.every}; lower the first or raise the second"
             )
         return self
 

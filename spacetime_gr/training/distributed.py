@@ -39,8 +39,8 @@ def environment_world() -> World:
 def start_processes() -> World:
     """Join the process group (nccl on GPUs, else gloo) and set this process's threads.
 
-    CPU processes share the machine's cores, and flush subnormal floats to zero: an AdamW moment that fades away would
-    otherwise slow every step several times.
+    CPU processes share the machine's cores (or take OMP_NUM_THREADS each), and flush subnormal floats to zero: an AdamW
+    moment that fades away would otherwise slow every step several times.
     """
     env = os.environ
     if not torch.cuda.is_available():
@@ -55,7 +55,10 @@ def start_processes() -> World:
         torch.cuda.set_device(world.device)
     else:
         torch.set_flush_denormal(True)
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
+        if "OMP_NUM_THREADS" not in env:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
+        # Serves inference only, and would be compiled on the first start.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not dist.is_initialized():
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)

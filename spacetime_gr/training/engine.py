@@ -125,8 +125,9 @@ def parameter_groups(model: nn.Module, config: PretrainConfig) -> list[dict[str,
 
 @contextmanager
 def zero3_aware(config: PretrainConfig, world: World) -> Iterator[None]:
-    """Inside, transformers builds models as shards from the start. The settings object must live that long: transformers
-    refers to it weakly.
+    """Inside, transformers builds models as shards from the start.
+
+    The settings object must live that long: transformers refers to it weakly.
     """
     from transformers.integrations import HfDeepSpeedConfig
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ def export_engine(engine: Any, tokenizer: Any, folder: Path, config: PretrainCon
         config, record: the run and its last line of metrics, for the model card.
     """
     model = engine.module
-    state = dict(_gathered(model))
+    state = gathered_state(model)
     if dist.get_rank() != 0:
         return
     unfinished = folder.with_name(f".unfinished-{folder.name}")
@@ -39,22 +38,26 @@ def export_engine(engine: Any, tokenizer: Any, folder: Path, config: PretrainCon
     os.replace(unfinished, folder)
 
 
-def _gathered(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Full tensors of the state, on the CPU of rank 0; one parameter at a time, so that no GPU holds the whole model."""
+def gathered_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Full tensors of the state, on the CPU of rank 0 (empty on the others). Collective.
+
+    One tensor is gathered at a time, so that no GPU holds the whole model. Tied tensors stay one tensor, so that
+    save_pretrained recognises them.
+    """
     import deepspeed
 
     parameters = dict(model.named_parameters(remove_duplicate=False))
     keep = dist.get_rank() == 0
-    copied: dict[int, torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
+    copies: dict[int, torch.Tensor] = {}
     for name, value in model.state_dict(keep_vars=True).items():
-        parameter = parameters.get(name, value)
-        sharded = hasattr(parameter, "ds_id")
-        with deepspeed.zero.GatheredParameters([parameter]) if sharded else nullcontext():
+        tensor = parameters.get(name, value)
+        with deepspeed.zero.GatheredParameters([tensor]) if hasattr(tensor, "ds_id") else nullcontext():
             if keep:
-                # Tied tensors stay one tensor, so that save_pretrained recognises them.
-                if id(parameter) not in copied:
-                    copied[id(parameter)] = parameter.detach().cpu().clone()
-                yield name, copied[id(parameter)]
+                if id(tensor) not in copies:
+                    copies[id(tensor)] = tensor.detach().cpu().clone()
+                state[name] = copies[id(tensor)]
+    return state
 
 
 def model_card(model: Any, config: PretrainConfig, record: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ class ParameterCounts:
 
 
 def count_parameters(model: nn.Module) -> ParameterCounts:
-    """Count by group. A table that is tied to a head counts once, as embedding. Works on the meta device and on shards."""
+    """Count by group; a table that is tied to a head counts once, as embedding. Meta tensors and shards will do."""
     prefix = getattr(model, "base_model_prefix", "model") + "."
     tables = {
         id(parameter)
@@ -50,8 +50,8 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
 def flops_per_token(model: nn.Module, row_length: int) -> float:
     """Forward and backward work of one token: 6 x body parameters + 6 x layers x hidden size x row length.
 
-    The second term is causal attention over a full row (PaLM, arXiv 2204.02311, appendix B, halved for causality). Heads
-    and recomputation are left out, and a packed row attends to less: so model FLOP/s utilisation from this is an estimate.
+    The second term is causal attention over a full row (PaLM, arXiv 2204.02311, appendix B, halved for causality).
+    Heads and recomputation are left out, and a packed row attends to less: what follows from this is an estimate.
     """
     config = model.config
     attention = 6 * config.num_hidden_layers * config.hidden_size * row_length

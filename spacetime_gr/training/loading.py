@@ -52,17 +52,10 @@ def dump_config(config: PretrainConfig) -> str:
 
 
 def known_model_keys() -> list[str]:
-    """Arguments of SpacetimeGRConfig and of the decoder configuration it extends."""
+    """Settings of section `model`: the options of SpacetimeGRConfig."""
     from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 
-    names: dict[str, None] = {}
-    for cls in SpacetimeGRConfig.__mro__:
-        if cls is object:
-            continue
-        names.update(dict.fromkeys(inspect.get_annotations(cls)))
-        names.update(dict.fromkeys(inspect.signature(cls.__init__).parameters))
-    hidden = {"self", "args", "kwargs", "model_type"}
-    return [name for name in names if name not in hidden and not name.startswith("_")]
+    return [*inspect.get_annotations(SpacetimeGRConfig), "attn_implementation"]
 
 
 def find_file(name: str, folder: Path) -> Path:

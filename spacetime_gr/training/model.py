@@ -38,7 +38,8 @@ def model_config(config: PretrainConfig, tokenizer: Any | None) -> SpacetimeGRCo
     for name, size in sizes.items():
         if config.model.get(name, size) != size:
             raise ValueError(
-                f"model.{name}={config.model[name]}, but the tokenizer in {config.data.path} has {size}; remove model.{name}"
+                f"model.{name}={config.model[name]}, but the tokenizer in {config.data.path} has {size}; "
+                f"remove model.{name}"
             )
     return SpacetimeGRConfig(**{**config.model, **sizes})
 
@@ -57,7 +58,7 @@ def build_model(config: PretrainConfig, tokenizer: Any, world: World) -> Any:
             model = SpacetimeGRForCausalLM._from_config(sizes)
     else:
         model = SpacetimeGRForCausalLM(sizes)
-    model.load_index(tokenizer.index)
+    model.load_places(tokenizer.index)
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     # From here on the ranks may draw different numbers (dropout).

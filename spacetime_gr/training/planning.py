@@ -56,13 +56,14 @@ def plan_memory(
 ) -> MemoryPlan:
     """Estimate of the memory on one device.
 
-    Weights, gradients and optimiser states follow ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054, section 3): 2 + 2 + 12
-    bytes a parameter in bf16 (the last: fp32 copy and two moments), in fp32 4 + 4 + 12, or + 8 without ZeRO, which keeps
-    no copy. Stage 1 divides the optimiser states by the number of ranks, stage 2 the gradients too, stage 3 the weights too.
+    Weights, gradients and optimiser states follow ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054, section 3): 2 + 2 +
+    12 bytes a parameter in bf16 (the last: fp32 copy and two moments), in fp32 4 + 4 + 12, or + 8 without ZeRO, which
+    keeps no copy. Stage 1 divides the optimiser states by the number of ranks, stage 2 the gradients too, stage 3 the
+    weights too.
 
-    Activations follow Korthikanti et al. 2022 (arXiv 2205.05198, eq. 2) without the attention scores, which sdpa does not
-    keep: 34 x rows x row length x hidden size x layers bytes in bf16 (twice that in fp32); with gradient checkpointing
-    the input of each layer and one layer's activations. Buffers, caches and fragmentation come on top.
+    Activations follow Korthikanti et al. 2022 (arXiv 2205.05198, eq. 2) without the attention scores, which sdpa does
+    not keep: 34 x rows x row length x hidden size x layers bytes in bf16 (twice that in fp32); with gradient
+    checkpointing the input of each layer and one layer's activations. Buffers, caches and fragmentation come on top.
     """
     stage = resolve_stage(config)
     parameters = counts.total

@@ -50,14 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from spacetime_gr.training.planning import dry_run
 
                 world_size = given.world_size or environment_world().size
-                print(dry_run(config, given.config, list(given.overrides), world_size))  # noqa: T201
+                sys.stdout.write(dry_run(config, given.config, list(given.overrides), world_size) + "\n")
             return 0
         return run(config)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("SPACETIME_GR_DEBUG") == "1":
             raise
         if is_main:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            _say(f"error: {error}")
         return 1 if isinstance(error, FloatingPointError) else 2
 
 
@@ -66,9 +66,7 @@ def run(config: PretrainConfig) -> int:
     folder = Path(config.run.dir)
     if finished_before(config):
         if environment_world().is_main:
-            print(
-                f"{folder}: this run is finished; raise its limit in train, or choose another run.dir", file=sys.stderr
-            )  # noqa: T201
+            _say(f"{folder}: this run is finished; raise its limit in train, or choose another run.dir")
         return 0
     check_same_run(config)
     config.rows_per_micro_batch(environment_world().size)
@@ -196,7 +194,7 @@ def _needs_universal(config: PretrainConfig, world: World, checkpoint: Checkpoin
     if universal.is_dir():
         return True
     raise ValueError(
-        f"{checkpoint.path} was written by {meta['world_size']} ranks, now there are {world.size}. Convert it once with\n"
+        f"{checkpoint.path} was written by {meta['world_size']} ranks, now there are {world.size}. Convert it once:\n"
         f"  python -m deepspeed.checkpoint.ds_to_universal --inject_missing_state "
         f"--input_folder {checkpoint.path / 'engine'} --output_folder {universal}\n"
         f"and start again, or start with {meta['world_size']} ranks"
@@ -215,3 +213,7 @@ def _write_status(config: PretrainConfig, state: str, step: int, tokens: float |
     status = {"state": state, "step": step, "tokens": tokens, "limits": _limits(config)}
     partial.write_text(json.dumps(status), encoding="utf-8")
     os.replace(partial, file)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")

@@ -115,7 +115,7 @@ class Trainer:
                 callback.on_start(self)
             batches = iter(self.stream)
             while not (self.finished or self.stopping):
-                self._step(batches)
+                self.train_step(batches)
                 for callback in self.callbacks:
                     callback.on_step(self)
             outcome = "finished" if self.finished else "stopped"
@@ -131,7 +131,8 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_log(self, record)
 
-    def _step(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
+    def train_step(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
+        """One optimiser step on the next batch. Collective."""
         started = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - started
@@ -151,7 +152,7 @@ class Trainer:
         norm = 0.0
         micro_batches = self._split(batch)
         for index, micro_batch in enumerate(micro_batches):
-            out = self.engine(**micro_batch, num_items_in_batch=max(1.0, supervised))
+            out = self.engine(**micro_batch, num_items_in_batch=max(1.0, supervised), use_cache=False)
             self.window.loss_sums += out.loss_sums
             self.window.loss_counts += out.loss_counts
             self.engine.backward(out.loss * self.world.size, scale_wrt_gas=False)
@@ -164,8 +165,8 @@ class Trainer:
         if not math.isfinite(self.grad_norm):
             newest = self.store.newest()
             raise FloatingPointError(
-                f"the gradient norm is {self.grad_norm} in step {self.progress.step + 1}; nothing was saved after step "
-                f"{newest.step if newest else 0}. Lower train.lr, lengthen train.warmup_steps or lower train.clip, and start again"
+                f"the gradient norm is {self.grad_norm} in step {self.progress.step + 1}; the newest checkpoint is "
+                f"{newest.path.name if newest else 'none'}. Lower train.lr or train.clip, or raise train.warmup_steps"
             )
 
         took = time.perf_counter() - started
@@ -196,7 +197,7 @@ class Trainer:
         window = Window.empty(self.world.device)
         for batch in batches:
             for micro_batch in self._split(batch):
-                out = self.engine(**micro_batch, num_items_in_batch=1.0)
+                out = self.engine(**micro_batch, num_items_in_batch=1.0, use_cache=False)
                 window.loss_sums += out.loss_sums
                 window.loss_counts += out.loss_counts
         parts = len(LOSS_PARTS)

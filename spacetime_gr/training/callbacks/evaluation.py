@@ -20,7 +20,7 @@ class Evaluation(Callback):
     def __init__(self, held_out: Callable[[], Batches]) -> None:
         """
         Args:
-            held_out: this rank's share of the held-out rows, from the start, in batches of `num_lanes` rows over all ranks.
+            held_out: this rank's share of the held-out rows from the start; a batch is `num_lanes` rows over all ranks.
         """
         self.held_out = held_out
 

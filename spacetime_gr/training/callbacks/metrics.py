@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Metrics(Callback):
-    """Logs every `log.every` steps, after an evaluation and after the last step. Losses are means since the last line."""
+    """Logs every `log.every` steps, after an evaluation and after the last step; losses are means in between."""
 
     def on_start(self, trainer: "Trainer") -> None:
         self.flops_per_token = flops_per_token(trainer.engine.module, trainer.config.data.row_length)
@@ -51,7 +51,7 @@ class Metrics(Callback):
         }
         if self.peak_flops is not None:
             record["mfu"] = per_second / size * self.flops_per_token / self.peak_flops
-                counts = {key: float(value) for key, value in trainer.stream.stats().items()}
+        counts = {key: float(value) for key, value in trainer.stream.stats().items()}
         record.update({f"stream/{key}": value for key, value in sum_counts(counts, trainer.world).items()})
         return {**record, **trainer.extra_metrics}
 

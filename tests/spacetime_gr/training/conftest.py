@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from tests.spacetime_gr.training.prepared_city import write_city
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from tests.spacetime_gr.training.processes import start_ranks, wait_ranks
 
 

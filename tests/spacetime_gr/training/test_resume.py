@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
 from tests.spacetime_gr.training.processes import start_ranks, wait_ranks
 
 CONFIG = """
