@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from spacetime_gr.evaluation.instances import Instances, Targets, build_instances, expand_ranges
+from tests.spacetime_gr.evaluation.logs import DAY, log_of
+
+ROWS = [
+    (0, 0, 0.0, "train"),
+    (0, 1, 0.1, "train"),
+    (0, 2, 5.0, "test"),
+    (0, 3, 8.0, "test"),
+    (0, 4, 8.1, "test"),
+    (0, 5, 8.1, "test"),
+    (1, 5, 1.0, "train"),
+    (1, 5, 9.0, "test"),
+]
+
+
+def instances(knowledge: str, index: list[int]) -> Instances:
+    log = log_of(ROWS)
+    return build_instances(Targets(log=log, index=np.array(index), training=log.split == 0), knowledge)
+
+
+def histories(given: Instances, limit: int | None = None) -> list[list[int]]:
+    events, offsets = given.history(limit)
+    return [given.log.poi_row[part].tolist() for part in np.split(events, offsets[1:-1])]
+
+
+def test_stream_knows_every_strictly_earlier_event() -> None:
+    given = instances("stream", [7, 5, 3])
+    assert given.target.tolist() == [3, 5, 7], "targets in order of time"
+    assert histories(given) == [[0, 1, 2], [0, 1, 2, 3], [5]]
+    assert histories(given, limit=2) == [[1, 2], [2, 3], [5]]
+    assert np.diff(given.trajectory_steps()[1]).tolist() == [0, 1, 0]
+
+
+def test_same_knows_training_and_this_trajectory() -> None:
+    given = instances("same", [3, 5, 7])
+    assert histories(given) == [[0, 1], [0, 1, 3, 4], [5]]
+    assert histories(given, limit=3) == [[0, 1], [1, 3, 4], [5]]
+    assert histories(given, limit=1) == [[1], [4], [5]]
+
+
+def test_discovery_is_judged_on_the_stream() -> None:
+    for knowledge in ("stream", "same"):
+        assert instances(knowledge, [3, 5, 7]).is_discovery().tolist() == [True, True, False]
+
+
+def test_visited_within_days() -> None:
+    visited = instances("stream", [5]).visited_within(3.5)
+    assert np.flatnonzero(visited[0]).tolist() == [2, 3]
+
+
+def test_history_of_a_trajectory_that_began_in_training() -> None:
+    log = log_of([(0, 0, 0.0, "train"), (0, 1, 0.5, "train"), (0, 2, 0.9, "test"), (0, 3, 1.1, "test")])
+    given = build_instances(Targets(log=log, index=np.array([3]), training=log.split == 0), "same")
+    assert histories(given) == [[0, 1, 2]]
+    assert given.trajectory_steps()[0].tolist() == [0, 1, 2]
+
+
+def test_expand_ranges() -> None:
+    values, offsets = expand_ranges(np.array([3, 5, 9]), np.array([5, 5, 12]))
+    assert values.tolist() == [3, 4, 9, 10, 11]
+    assert offsets.tolist() == [0, 2, 2, 5]
+
+
+def test_errors_name_what_to_change() -> None:
+    with pytest.raises(ValueError, match="--knowledge is 'all'"):
+        instances("all", [3])
+    with pytest.raises(ValueError, match="leaves no target"):
+        instances("stream", [])
+    log = log_of([(0, 0, 0, "test"), (0, 0, DAY, "train")])
+    with pytest.raises(ValueError, match="training events after held-out"):
+        build_instances(Targets(log=log, index=np.array([0]), training=log.split == 0))
