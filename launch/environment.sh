@@ -1,0 +1,48 @@
+# Sourced by the launch scripts: finds a Python, makes or reuses .venv, installs the package and leaves it activated.
+# Usage: source launch/environment.sh; ensure_environment [EXTRA]   (EXTRA: an optional dependency group, such as dev)
+
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+environment="$repository/.venv"
+
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
+    if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 &&
+      "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: Spacetime-GR needs Python 3.11, 3.12 or 3.13; found: $( (${PYTHON:-python3} --version) 2>&1 || true)." >&2
+  echo "Install one (Debian, Ubuntu: apt-get install python3 python3-venv) or name it: PYTHON=/path/to/python3.11 bash $0" >&2
+  return 1
+}
+
+ensure_environment() {
+  local extra="${1:-}" python wanted stamp
+  python="$(find_python)" || return 1
+  if [ ! -x "$environment/bin/python" ]; then
+    echo "== making a virtual environment in $environment"
+    if ! "$python" -m venv "$environment"; then
+      rm -rf "$environment"
+      echo "error: $python could not make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2
+      return 1
+    fi
+  fi
+  # What is installed is remembered by the contents of the two files that decide it.
+  wanted="$(cat "$repository/pyproject.toml" "$repository/constraints.txt" | cksum) $extra"
+  stamp="$environment/.installed${extra:+-$extra}"
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "== installing (a few minutes the first time)"
+    (cd "$repository" && "$environment/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
+      --no-compile --constraint constraints.txt --editable ".${extra:+[$extra]}" |
+      { grep --line-buffered -E "^(Collecting|Installing|Successfully|ERROR)" || true; } | cut -c1-160)
+    "$environment/bin/python" -c 'import torch, transformers, deepspeed' >/dev/null 2>&1 || {
+      echo "error: the installation is not usable; remove $environment and run this again, and read pip's output above" >&2
+      return 1
+    }
+    echo "$wanted" >"$stamp"
+  fi
+  # shellcheck disable=SC1091
+  source "$environment/bin/activate"
+}
