@@ -19,8 +19,8 @@ def recommend(
     history: Annotated[
         Path,
         typer.Option(
-            help="One person's actions: CSV, JSONL or Parquet (.gz too) with the columns poi_id and timestamp (UTC; ISO "
-            "or unix seconds); optional action, tz_offset_minutes, user_latitude, user_longitude, mode."
+            help="One person's actions: CSV, JSONL or Parquet (.gz too) with the columns poi_id and timestamp (UTC; "
+            "ISO or unix seconds); optional action, tz_offset_minutes, user_latitude, user_longitude, mode."
         ),
     ],
     at: Annotated[str, typer.Option(help="Time of the request, UTC: ISO or unix seconds.", rich_help_panel=REQUEST)],
