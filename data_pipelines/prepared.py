@@ -39,7 +39,9 @@ class PreparedFolder:
         try:
             manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{manifest_path} is not readable JSON ({error}); run `spacetime-gr prepare` again") from error
+            raise ValueError(
+                f"{manifest_path} is not readable JSON ({error}); run `spacetime-gr prepare` again"
+            ) from error
         version = manifest.get("schema_version") if isinstance(manifest, dict) else None
         if version != SCHEMA_VERSION:
             raise ValueError(

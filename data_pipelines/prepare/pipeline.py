@@ -1,0 +1,240 @@
+"""From the raw tables of a source to the content of a prepared folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.prepare import catalogue, split
+from data_pipelines.prepare.engine import Engine
+from data_pipelines.prepare.options import PrepareOptions
+from data_pipelines.prepare.shards import write_split
+from data_pipelines.prepare.validate import checked_events, checked_pois
+from data_pipelines.prepared import SPLITS
+from data_pipelines.sources.base import RawSource
+
+Progress = Callable[[str], None]
+_MIN_ROW_GROUP, _MAX_ROW_GROUP, _WANTED_ROW_GROUPS = 8, 128, 32
+_POI_SCHEMA = pa.schema(
+    [
+        ("poi_row", pa.int32()),
+        ("poi_id", pa.string()),
+        ("latitude", pa.float64()),
+        ("longitude", pa.float64()),
+        ("category", pa.string()),
+        ("name", pa.string()),
+        ("train_visits", pa.int64()),
+    ]
+)
+_EVENT_COLUMNS = (
+    *("source_file", "source_row", "user_hash", "part", "timestamp", "tz_offset_minutes"),
+    *("user_latitude", "user_longitude", "mode"),
+)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Events with reasons, the good ones of them, and the good rows of the POI table."""
+
+    events: ir.Table
+    good: ir.Table
+    pois: ir.Table | None
+    bad_pois: ir.Table | None
+
+
+def write_content(
+    source: RawSource, folder: Path, engine: Engine, key: str, options: PrepareOptions, progress: Progress
+) -> dict[str, Any]:
+    """Write shards, POI list and quarantined rows of a source into an empty folder.
+
+    Args:
+        source: the opened source.
+        folder: where to write.
+        engine: runs the expressions.
+        key: key of the user hash.
+        options: settings.
+        progress: told each step.
+
+    Returns:
+        The part of the manifest that describes the content.
+
+    Raises:
+        ValueError: if no event is usable, or none trains.
+    """
+    progress("checking rows")
+    checked = _check(source, engine, key, options)
+    good, boundaries = _split(checked.good, source, engine, options)
+    good = engine.materialise(good, "good_events")
+    progress("listing POIs")
+    train = good.filter(good.part == "train")
+    placed = engine.materialise(catalogue.placed_pois(train, checked.pois), "placed_pois")
+    # A training event whose POI is placed by later events only must not train: its place would come from the future.
+    unplaced = engine.materialise(train.anti_join(placed, "poi_id"), "unplaced_events")
+    kept = _frequent(good, placed, engine, options)
+    pois = engine.materialise(
+        catalogue.numbered_pois(placed, kept.filter(kept.part == "train"), options.catalogue), "poi_list"
+    )
+    poi_table = engine.table(pois.order_by("poi_row")).select(_POI_SCHEMA.names).cast(_POI_SCHEMA)
+    if not poi_table["train_visits"].to_numpy().any():
+        raise ValueError(
+            "no event is left to train on: see --train-fraction, --min-poi-visits, --min-user-events, and whether the "
+            "source's rows are as its format says"
+        )
+    pq.write_table(poi_table, folder / "pois.parquet", compression="zstd")
+
+    progress("ordering events")
+    events, actions = _encode(kept, pois, engine)
+    counts = _split_counts(events, engine)
+    size = options.users_per_row_group or _row_group_size(counts["train"]["users"])
+    files: list[dict[str, Any]] = []
+    for name in SPLITS:
+        files += write_split(
+            events, name, folder, counts[name]["actions"], options.actions_per_file, size, engine.table, progress
+        )
+    progress("writing quarantined rows")
+    rejected = _write_rejected(checked, unplaced, source, folder, engine)
+    summary = _summary(checked, good, unplaced, events, engine)
+    return {
+        "counts": {
+            "rows_read": summary["rows_read"] + len(source.malformed),
+            "rows_rejected": sum(rejected.values()),
+            "rows_filtered": summary["good"] - summary["unplaced"] - summary["kept"],
+            "actions": summary["kept"],
+            "users": summary["users"],
+            "pois": poi_table.num_rows,
+            "categories": len(poi_table["category"].drop_null().unique()),
+            "places_recovered": summary["places_recovered"],
+            "offsets_replaced": summary["offsets_replaced"],
+            "splits": counts,
+        },
+        "rejected": rejected,
+        "split": boundaries,
+        "actions": actions,
+        "users_per_row_group": size,
+        "files": files,
+    }
+
+
+def _check(source: RawSource, engine: Engine, key: str, options: PrepareOptions) -> _Checked:
+    keep = options.duplicates == "keep" or (options.duplicates == "auto" and source.keep_duplicates)
+    events = engine.materialise(checked_events(source.events, key, options.latest(), keep), "checked_events")
+    pois = bad_pois = None
+    if source.pois is not None:
+        listed = engine.materialise(checked_pois(source.pois), "checked_pois")
+        pois = listed.filter(listed.reason.isnull())
+        bad_pois = listed.filter(listed.reason.notnull())
+    elif options.catalogue == "all":
+        raise ValueError(
+            "catalogue is 'all', but the source has no POI table: add pois.csv or pois.parquet, or take 'train'"
+        )
+    fit = events.filter(events.reason.isnull())
+    places = fit.filter(fit.no_place.isnull()).select("poi_id")
+    if pois is not None:
+        places = places.union(pois.select("poi_id"))
+    reachable = places.distinct().mutate(reachable=ibis.literal(True))
+    joined = events.left_join(reachable, "poi_id")
+    lost = joined.reason.isnull() & joined.reachable.isnull()
+    judged = joined.mutate(reason=ibis.ifelse(lost, joined.no_place, joined.reason)).drop("reachable", "poi_id_right")
+    judged = engine.materialise(judged, "judged_events")
+    return _Checked(judged, judged.filter(judged.reason.isnull()), pois, bad_pois)
+
+
+def _split(
+    good: ir.Table, source: RawSource, engine: Engine, options: PrepareOptions
+) -> tuple[ir.Table, dict[str, Any]]:
+    if "part" in good.columns:
+        return good, {"rule": "source", "train_end": None, "validation_end": None}
+    boundaries, rule = source.boundaries, "source times"
+    if boundaries is None:
+        rule = "global time order"
+        num_events = engine.row(good.agg(num=good.count()))["num"]
+        last_fraction = options.train_fraction + options.validation_fraction
+        boundaries = split.boundaries_of(
+            engine.row(split.boundaries_expression(good, num_events or 0, options.train_fraction, last_fraction))
+        )
+    stated = {"rule": rule, "train_end": boundaries.train_end, "validation_end": boundaries.validation_end}
+    return split.with_parts(good, boundaries), stated
+
+
+def _frequent(good: ir.Table, placed: ir.Table, engine: Engine, options: PrepareOptions) -> ir.Table:
+    """The events that stay: training ones at listed POIs, all later ones; of users with enough training events."""
+    train = good.filter(good.part == "train").semi_join(placed, "poi_id")
+    later = good.filter(good.part != "train")
+    if options.min_poi_visits == 1 and options.min_user_events == 0:
+        return engine.materialise(train.union(later), "kept_events")
+    pois, users = catalogue.frequent(train, options.min_poi_visits, options.min_user_events)
+    kept = train.semi_join(pois, "poi_id").union(later)
+    if options.min_user_events > 0:
+        kept = kept.semi_join(users, "user_hash")
+    return engine.materialise(kept, "kept_events")
+
+
+def _encode(kept: ir.Table, pois: ir.Table, engine: Engine) -> tuple[ir.Table, list[str]]:
+    """Events with ids in place of names, and the names of the action types."""
+    actions = engine.materialise(catalogue.numbered_actions(kept), "action_types")
+    names = engine.table(actions.order_by("row"))["name"].to_pylist()
+    joined = kept.left_join(pois.select("poi_id", "poi_row"), "poi_id")
+    joined = joined.join(actions.select(action_name="name", action_row="row"), joined.action == actions["name"])
+    columns: dict[str, ir.Value] = {name: joined[name] for name in _EVENT_COLUMNS if name in joined.columns}
+    columns["poi_row"] = ibis.coalesce(joined.poi_row, -1).cast("int32")
+    columns["action"] = joined.action_row
+    if "trajectory" in kept.columns:
+        trajectories = engine.materialise(catalogue.numbered_trajectories(kept), "trajectories")
+        numbered = trajectories.select(trajectory_name="name", trajectory_row="row")
+        joined = joined.left_join(numbered, joined.trajectory == numbered.trajectory_name)
+        columns = {name: value for name, value in columns.items()}
+        columns["trajectory"] = ibis.coalesce(joined.trajectory_row, -1).cast("int32")
+    return engine.materialise(joined.select(**columns), "encoded_events"), names
+
+
+def _split_counts(events: ir.Table, engine: Engine) -> dict[str, dict[str, int]]:
+    table = engine.table(
+        events.group_by("part").agg(
+            actions=events.count(),
+            users=events.user_hash.nunique(),
+            actions_at_unknown_pois=(events.poi_row < 0).sum(),
+        )
+    )
+    found = {row.pop("part"): row for row in table.to_pylist()}
+    nothing = {"actions": 0, "users": 0, "actions_at_unknown_pois": 0}
+    return {name: found.get(name, dict(nothing)) for name in SPLITS}
+
+
+def _row_group_size(num_users: int) -> int:
+    """Users in a row group: about 32 groups of a small source, groups of 128 users of a large one."""
+    return min(_MAX_ROW_GROUP, max(_MIN_ROW_GROUP, -(-num_users // _WANTED_ROW_GROUPS)))
+
+
+def _write_rejected(
+    checked: _Checked, unplaced: ir.Table, source: RawSource, folder: Path, engine: Engine
+) -> dict[str, int]:
+    """Write rejected.parquet; returns the number of rows by reason."""
+    columns = ("source_file", "source_row", "reason", "user_hash")
+    events = checked.events.filter(checked.events.reason.notnull()).select(*columns)
+    rows = events.union(unplaced.mutate(reason=unplaced.no_place).select(*columns))
+    if checked.bad_pois is not None:
+        rows = rows.union(checked.bad_pois.mutate(user_hash=ibis.null("int64")).select(*columns))
+    if source.malformed:
+        files, numbers, reasons = (list(values) for values in zip(*source.malformed, strict=True))
+        arrays = [files, pa.array(numbers, pa.int64()), reasons, pa.nulls(len(files), pa.int64())]
+        rows = rows.union(engine.small_table(pa.table(arrays, names=list(columns)), "malformed"))
+    rows = engine.materialise(rows, "rejected_rows")
+    engine.write_parquet(rows.order_by("source_file", "source_row", "reason"), folder / "rejected.parquet")
+    counts = engine.table(rows.group_by("reason").agg(num=rows.count()).order_by("reason"))
+    return dict(zip(counts["reason"].to_pylist(), counts["num"].to_pylist(), strict=True))
+
+
+def _summary(checked: _Checked, good: ir.Table, unplaced: ir.Table, events: ir.Table, engine: Engine) -> dict[str, int]:
+    counts = checked.events.agg(rows_read=checked.events.count())
+    facts = good.agg(
+        good=good.count(), places_recovered=good.no_place.notnull().sum(), offsets_replaced=good.bad_offset.sum()
+    )
+    kept = events.agg(kept=events.count(), users=events.user_hash.nunique())
+    lost = unplaced.agg(unplaced=unplaced.count())
+    row = engine.row(counts.cross_join(facts).cross_join(kept).cross_join(lost))
+    return {name: int(value or 0) for name, value in row.items()}

@@ -1,0 +1,69 @@
+"""Keyed hash of user ids: the only form in which a user reaches a shard.
+
+The hash is the first 16 hexadecimal digits of SHA-256(key, "\\n", user id), without the top bit, so it is a
+non-negative int64. The same formula stands here twice: for Python lists, and as an Ibis expression that any engine with
+SHA-256 runs. Without the key, ids that can be guessed cannot be told from their hashes; with the public default key
+they can, hence the warning.
+"""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+
+KEY_VARIABLE = "SPACETIME_GR_USER_KEY"
+PUBLIC_DEFAULT_KEY = "spacetime-gr-public-default-key"
+_HEX_DIGITS = "0123456789abcdef"
+
+
+def user_key(warn: bool = True) -> str:
+    """The key of the user hash: from the environment variable SPACETIME_GR_USER_KEY, else the public default.
+
+    Args:
+        warn: say with a UserWarning when the public default is used.
+    """
+    key = os.environ.get(KEY_VARIABLE)
+    if key:
+        return key
+    if warn:
+        warnings.warn(
+            f"{KEY_VARIABLE} is not set: user ids are hashed with the public default key, so whoever can guess an id can "
+            "recognise its hash. Set it to a secret for data that is not public.",
+            stacklevel=2,
+        )
+    return PUBLIC_DEFAULT_KEY
+
+
+def key_fingerprint(key: str) -> str:
+    """Twelve hexadecimal digits that tell two keys apart without revealing them."""
+    return hashlib.sha256(f"spacetime-gr user key fingerprint\n{key}".encode()).hexdigest()[:12]
+
+
+def hash_user_ids(user_ids: Sequence[str], key: str) -> np.ndarray:
+    """Hash user ids as `hash_expression` does.
+
+    Args:
+        user_ids: ids as text, without white space at the ends.
+        key: the secret, see `user_key`.
+
+    Returns:
+        int64 array of shape (len(user_ids),), values 0 .. 2**63 - 1.
+    """
+    prefix = f"{key}\n".encode()
+    digests = b"".join(hashlib.sha256(prefix + user_id.encode()).digest()[:8] for user_id in user_ids)
+    return (np.frombuffer(digests, dtype=">u8") & np.uint64(2**63 - 1)).astype(np.int64)
+
+
+def hash_expression(user_id: ir.StringValue, key: str) -> ir.IntegerValue:
+    """Ibis expression of the hash of a text column; null stays null."""
+    digest = (ibis.literal(f"{key}\n") + user_id).hexdigest("sha256")
+    # No engine-independent cast from hexadecimal text to a number exists, so the digits are added up.
+    alphabet = ibis.literal(_HEX_DIGITS)
+    value: ir.IntegerValue = (alphabet.find(digest.substr(0, 1)) % 8).cast("int64") * 16**15
+    for position in range(1, 16):
+        value = value + alphabet.find(digest.substr(position, 1)).cast("int64") * 16 ** (15 - position)
+    return value

@@ -1,0 +1,125 @@
+"""Generic tables of events and POIs: CSV, TSV, JSON lines or Parquet, text also as .gz.
+
+Either one file of events whose rows carry the coordinates of their POI, or a folder with `events.*` (or `checkins.*`;
+several files, or a folder of that name, are read in order of name) and optionally `pois.*`. `simulated` is the folder
+that `spacetime-gr simulate` writes: the same tables, and a `truth.json` that states the split.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data_pipelines.sources.base import Origin, RawSource, TimeBoundaries
+from data_pipelines.sources.files import find, require_columns
+from data_pipelines.sources.reading import TABLE_SUFFIXES, Reader, column_names, union
+
+# Canonical name -> names under which it is accepted, the first one preferred.
+_EVENT_NAMES = {
+    "user_id": ("user_id",),
+    "poi_id": ("poi_id",),
+    "action": ("action",),
+    "timestamp": ("timestamp", "timestamp_utc"),
+    "tz_offset_minutes": ("tz_offset_minutes",),
+    "latitude": ("latitude",),
+    "longitude": ("longitude",),
+    "category": ("category",),
+    "name": ("name",),
+    "user_latitude": ("user_latitude",),
+    "user_longitude": ("user_longitude",),
+    "mode": ("mode",),
+}
+_POI_NAMES = {name: (name,) for name in ("poi_id", "latitude", "longitude", "category", "name")}
+_FILE_PATTERNS = [f"*{suffix}{packed}" for suffix in TABLE_SUFFIXES for packed in ("", ".gz")]
+
+
+def locate(path: Path) -> Origin:
+    """The event and POI files at a path.
+
+    Raises:
+        ValueError: if there are no event files.
+    """
+    if path.is_file():
+        return Origin(root=path.parent, events=(path,))
+    events = _tables(path, "events") or _tables(path, "checkins")
+    if not events:
+        raise ValueError(
+            f"{path} holds no events: expected events.csv, events.jsonl, events.parquet or a folder events/ of such files"
+        )
+    return Origin(root=path, events=events, pois=_tables(path, "pois"))
+
+
+def locate_simulated(path: Path) -> Origin:
+    """The files of a simulated city.
+
+    Raises:
+        ValueError: if it is not a folder with events, POIs and truth.json.
+    """
+    if path.is_file():
+        raise ValueError(f"{path} is a file: --format simulated needs the folder that `spacetime-gr simulate` wrote")
+    origin = locate(path)
+    truth = path / "truth.json"
+    if not origin.pois or not truth.is_file():
+        raise ValueError(f"{path} is not a simulated city: expected events.parquet, pois.parquet and truth.json in it")
+    return Origin(root=path, events=origin.events, pois=origin.pois, extra=(truth,))
+
+
+def read(origin: Origin, reader: Reader) -> RawSource:
+    """Open the tables.
+
+    Raises:
+        ValueError: if a file lacks a required column or cannot be read.
+    """
+    required = ["user_id", "poi_id", "timestamp"]
+    located = ["latitude", "longitude"]
+    events = union(
+        [
+            reader.table(
+                file, origin.name(file), _columns(file, _EVENT_NAMES, required + ([] if origin.pois else located))
+            )
+            for file in origin.events
+        ]
+    )
+    pois = None
+    if origin.pois:
+        pois = union(
+            [
+                reader.table(file, origin.name(file), _columns(file, _POI_NAMES, ["poi_id", *located]))
+                for file in origin.pois
+            ]
+        )
+    return RawSource(events=events, pois=pois, malformed=reader.malformed)
+
+
+def read_simulated(origin: Origin, reader: Reader) -> RawSource:
+    """Open a simulated city with the split that its truth.json states, if it states one."""
+    (truth,) = origin.extra
+    source = read(origin, reader)
+    try:
+        stated = json.loads(truth.read_text(encoding="utf-8")).get("split")
+        boundaries = stated and TimeBoundaries(int(stated["train_end"]), int(stated["validation_end"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{truth} is not as expected ({error!r}): its key "split" must be an object with train_end and '
+            "validation_end in unix seconds; simulate the city again"
+        ) from error
+    return RawSource(events=source.events, pois=source.pois, malformed=source.malformed, boundaries=boundaries or None)
+
+
+def _tables(folder: Path, stem: str) -> tuple[Path, ...]:
+    inner = folder / stem
+    if inner.is_dir():
+        return find(inner, _FILE_PATTERNS)
+    return find(folder, [f"{stem}{suffix}{packed}" for suffix in TABLE_SUFFIXES for packed in ("", ".gz")])
+
+
+def _columns(file: Path, names: Mapping[str, Sequence[str]], required: Sequence[str]) -> dict[str, str]:
+    found = column_names(file)
+    if found is None:  # JSON lines: a field that is not there is null
+        return {canonical: accepted[0] for canonical, accepted in names.items()}
+    columns = {
+        canonical: next(name for name in accepted if name in found)
+        for canonical, accepted in names.items()
+        if any(name in found for name in accepted)
+    }
+    require_columns(file, [*found, *columns], required)
+    return columns
