@@ -1,0 +1,105 @@
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spacetime_gr.evaluation.events import EventLog
+from spacetime_gr.evaluation.harness import Task, evaluate_folder, evaluate_instances
+from spacetime_gr.evaluation.instances import Instances, build_instances
+from spacetime_gr.evaluation.metrics import METRICS
+from spacetime_gr.evaluation.protocols import time_split
+from spacetime_gr.evaluation.truth import find_truth
+from tests.spacetime_gr.evaluation.folders import write_folder
+from tests.spacetime_gr.evaluation.logs import log_of, random_log
+
+
+def oracle(instances: Instances) -> np.ndarray:
+    """Half of the probability on the target."""
+    num_pois = instances.log.num_pois
+    probabilities = np.full((len(instances), num_pois), 0.5 / (num_pois - 1))
+    np.put_along_axis(probabilities, instances.target_poi[:, None], 0.5, axis=1)
+    return np.log(probabilities)
+
+
+def test_a_folder_gives_back_the_log(tmp_path: Path) -> None:
+    log = random_log(seed=5)
+    read = EventLog.from_folder(write_folder(tmp_path, log))
+    for field in fields(EventLog):
+        assert np.array_equal(getattr(read, field.name), getattr(log, field.name)), field.name
+
+
+def test_result_has_the_agreed_keys_and_is_json(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, random_log(seed=6))
+    result = evaluate_folder(folder, Task(protocol="time_split"), oracle)
+    json.dumps(result, allow_nan=False)
+    assert set(result["metrics"]) == set(METRICS)
+    assert result["metrics"]["hr@1"] == result["metrics"]["mrr"] == 1.0
+    assert result["nll_nats"] == pytest.approx(np.log(2))
+    assert set(result["baselines"]) == set(result["baseline_slices"]) >= {"popularity", "visits_stream", "markov"}
+    sizes = [result["slices"][name]["num_targets"] for name in ("return", "discovery")]
+    assert sum(sizes) == result["num_targets"]
+    assert sizes[1] == result["num_discoveries"] > 0
+    for name, metrics in result["baselines"].items():
+        parts = result["baseline_slices"][name].values()
+        assert metrics["mrr"] == pytest.approx(sum(p["mrr"] * p["num_targets"] for p in parts) / sum(sizes))
+
+
+def test_baselines_alone(tmp_path: Path) -> None:
+    result = evaluate_folder(write_folder(tmp_path, random_log(seed=6)), Task(protocol="last_per_user"))
+    assert "metrics" not in result
+    assert "slices" not in result
+    assert result["baselines"]
+
+
+def test_discovery_rate_by_hand() -> None:
+    """Two targets; the model lists places 0 and 1 (k = 2), of which the user saw 0 on day 9 and 1 on day 1."""
+    rows = [
+        (0, 0, 0.0, "train"),
+        (0, 1, 1.0, "train"),
+        (0, 0, 9.0, "train"),
+        (0, 0, 10.0, "test"),
+        (0, 1, 10.5, "test"),
+    ]
+
+    def listed(instances: Instances) -> np.ndarray:
+        return np.log(np.tile([0.4, 0.3, 0.1, 0.1, 0.05, 0.05], (len(instances), 1)))
+
+    task = Task(discovery_k=2, discovery_days=5)
+    rate = evaluate_instances(build_instances(time_split(log_of(rows))), task, listed)["discovery_rate"]
+    assert (rate["k"], rate["days"]) == (2, 5)
+    assert rate["model"] == {"slots": 0.5, "hits": 0.5}
+
+
+def test_impossible_target_has_no_finite_likelihood() -> None:
+    def certain(instances: Instances) -> np.ndarray:
+        return np.where(np.arange(instances.log.num_pois) == 0, 0.0, -np.inf) * np.ones((len(instances), 1))
+
+    result = evaluate_instances(build_instances(time_split(random_log(seed=6))), Task(), certain)
+    assert result["nll_nats"] is None
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match="expected one of timed, blind"):
+        Task(setting="dark")
+    with pytest.raises(ValueError, match="must be positive"):
+        Task(discovery_k=0)
+
+
+def test_truth_is_a_ceiling_for_the_time_split_only(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", random_log(seed=6))
+    assert find_truth(folder, None, "time_split") is None
+    truth = {"hr@1": 0.1, "hr@5": 0.2, "hr@10": 0.3, "hr@20": 0.4, "entropy_nats": 2.0, "settings": {"seed": 1}}
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth), encoding="utf-8")
+    ceiling = find_truth(folder, path, "time_split")
+    assert ceiling is not None
+    assert ceiling["hr@10"] == 0.3
+    assert "settings" not in ceiling
+    assert evaluate_folder(folder, Task(protocol="time_split"), ceiling=ceiling)["ceiling"] == ceiling
+    with pytest.raises(ValueError, match="leave --truth out"):
+        find_truth(folder, path, "last_per_user")
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match='lacks "hr@10"'):
+        find_truth(folder, path, "time_split")

@@ -1,0 +1,104 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spacetime_gr import POIIndex, SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRTokenizer
+from spacetime_gr.evaluation.events import EventLog
+from spacetime_gr.evaluation.harness import Task, evaluate_folder
+from spacetime_gr.evaluation.instances import Instances, build_instances
+from spacetime_gr.evaluation.model_scorer import ModelScorer, exported_folder, load_scorer
+from spacetime_gr.evaluation.protocols import time_split
+from tests.spacetime_gr.conftest import make_pois
+from tests.spacetime_gr.evaluation.folders import write_folder
+from tests.spacetime_gr.evaluation.logs import random_log
+
+NUM_POIS = 30
+
+
+@pytest.fixture(scope="module")
+def log() -> EventLog:
+    return random_log(seed=8, num_pois=NUM_POIS)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with an untrained model."""
+    run = tmp_path_factory.mktemp("run")
+    index = POIIndex.build(make_pois(num_pois=NUM_POIS), max_pois_per_block=8)
+    tokenizer = SpacetimeGRTokenizer(index=index, actions=["check-in"])
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128}
+    model = SpacetimeGRForCausalLM(SpacetimeGRConfig(**tokenizer.config_kwargs(), **sizes))
+    model.load_places(index)
+    model.save_pretrained(run / "export")
+    tokenizer.save_pretrained(run / "export")
+    return run
+
+
+@pytest.fixture(scope="module")
+def scorer(exported: Path) -> ModelScorer:
+    folder = exported_folder(exported)
+    model = SpacetimeGRForCausalLM.from_pretrained(folder).eval()
+    return ModelScorer(model, SpacetimeGRTokenizer.from_pretrained(folder), context_actions=12, batch_size=5)
+
+
+@pytest.fixture(scope="module")
+def instances(log: EventLog) -> Instances:
+    return build_instances(time_split(log)).take(slice(0, 40))
+
+
+def test_scores_are_log_probabilities(scorer: ModelScorer, instances: Instances) -> None:
+    scores = scorer(instances)
+    assert scores.shape == (len(instances), NUM_POIS)
+    assert np.exp(scores).sum(axis=1) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_batch_does_not_matter(scorer: ModelScorer, instances: Instances) -> None:
+    alone = np.concatenate([scorer(instances.take(slice(i, i + 1))) for i in range(8)])
+    assert np.allclose(alone, scorer(instances)[:8], atol=1e-4)
+
+
+def test_no_leak_from_the_target_or_what_follows(scorer: ModelScorer, instances: Instances) -> None:
+    log = instances.log
+    chosen = instances.take(slice(20, 21))
+    same_user_later = (log.user == log.user[chosen.target[0]]) & (log.timestamp >= chosen.target_time[0])
+    changed = replace(log, poi_row=np.where(same_user_later, (log.poi_row + 7) % NUM_POIS, log.poi_row))
+    assert np.array_equal(scorer(replace(chosen, log=changed)), scorer(chosen))
+
+
+def test_blind_does_not_depend_on_the_time_of_the_target(scorer: ModelScorer, instances: Instances) -> None:
+    log = instances.log
+    chosen = instances.take(slice(20, 21))
+    later = log.timestamp.copy()
+    later[chosen.target] += 5 * 3600
+    moved = replace(chosen, log=replace(log, timestamp=later))
+    blind = ModelScorer(scorer.model, scorer.tokenizer, context_actions=12, blind=True)
+    assert np.array_equal(blind(moved), blind(chosen))
+    assert not np.array_equal(scorer(moved), scorer(chosen))
+
+
+def test_end_to_end(exported: Path, log: EventLog, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, log, pois=make_pois(num_pois=NUM_POIS))
+    scorer = load_scorer(exported, folder, context_actions=8, batch_size=16, blind=False, device="cpu")
+    result = evaluate_folder(folder, Task(protocol="time_split"), scorer)
+    assert 0 < result["metrics"]["mrr"] < 1
+    assert result["nll_nats"] > 0
+
+
+def test_other_places_are_refused(exported: Path, log: EventLog, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, log, pois=make_pois(seed=1, num_pois=NUM_POIS))
+    with pytest.raises(ValueError, match="that the model was trained on"):
+        load_scorer(exported, folder, context_actions=8, batch_size=16, blind=False, device="cpu")
+
+
+def test_context_has_to_fit(scorer: ModelScorer) -> None:
+    with pytest.raises(ValueError, match=r"expected 1\.\.31"):
+        ModelScorer(scorer.model, scorer.tokenizer, context_actions=32)
+
+
+def test_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no exported model"):
+        exported_folder(tmp_path)
