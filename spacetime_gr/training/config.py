@@ -16,7 +16,9 @@ class RunSection(Section):
     """Where the run lives and what it is called."""
 
     dir: str = Field(min_length=1, description="run directory; a run found there is resumed")
-    name: str | None = Field(None, description="shown in wandb and in the model card; default: the directory's name")
+    name: str | None = Field(
+        default=None, description="shown in wandb and in the model card; default: the directory's name"
+    )
     tags: list[str] = Field(default_factory=list, description="wandb tags")
 
 
@@ -24,42 +26,52 @@ class DataSection(Section):
     """The prepared folder and how it is streamed. A lane is one row of the global batch."""
 
     path: str = Field(min_length=1, description="prepared folder (`spacetime-gr prepare --out`)")
-    row_length: int = Field(512, gt=0, multiple_of=4, description="tokens in a row; an action is 4 tokens")
-    num_lanes: int = Field(32, gt=0, description="rows in the global batch, over all ranks and accumulation steps")
-    num_workers: int = Field(
-        0, ge=0, description="processes per rank that prepare rows ahead; 0: in the training process"
+    row_length: int = Field(default=512, gt=0, multiple_of=4, description="tokens in a row; an action is 4 tokens")
+    num_lanes: int = Field(
+        default=32, gt=0, description="rows in the global batch, over all ranks and accumulation steps"
     )
-    cleaning: dict[str, Any] | None = Field(None, description="settings of the behaviour and sequence cleaning")
-    curriculum: dict[str, Any] | None = Field(None, description="share of multi-mode rows against tokens seen")
+    num_workers: int = Field(
+        default=0, ge=0, description="processes per rank that prepare rows ahead; 0: in the training process"
+    )
+    cleaning: dict[str, Any] | None = Field(default=None, description="settings of the behaviour and sequence cleaning")
+    curriculum: dict[str, Any] | None = Field(default=None, description="share of multi-mode rows against tokens seen")
     blind_share: float = Field(
-        0.0, ge=0, le=1, description="share of actions whose u token hides the time of the request"
+        default=0.0, ge=0, le=1, description="share of actions whose u token hides the time of the request"
     )
 
 
 class TrainSection(Section):
     """Length of the run, optimiser, schedule and numerics. The first limit that is reached ends the run."""
 
-    max_steps: int | None = Field(None, gt=0)
-    max_tokens: float | None = Field(None, gt=0, description="tokens seen, padding not counted")
-    max_minutes: float | None = Field(None, gt=0, description="training time over all sessions, start-up not counted")
-    seed: int = Field(0, ge=0)
-    lr: float = Field(3e-3, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    max_tokens: float | None = Field(default=None, gt=0, description="tokens seen, padding not counted")
+    max_minutes: float | None = Field(
+        default=None, gt=0, description="training time over all sessions, start-up not counted"
+    )
+    seed: int = Field(default=0, ge=0)
+    lr: float = Field(default=3e-3, gt=0)
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
-    warmup_steps: int = Field(50, ge=0)
-    decay_share: float = Field(0.2, ge=0, le=1, description="wsd: last share of the run, in which lr falls linearly")
-    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="lr at the end / peak lr")
-    weight_decay: float = Field(0.1, ge=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    decay_share: float = Field(
+        default=0.2, ge=0, le=1, description="wsd: last share of the run, in which lr falls linearly"
+    )
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1, description="lr at the end / peak lr")
+    weight_decay: float = Field(default=0.1, ge=0)
     decay_embeddings: bool = Field(
-        False, description="weight decay on embedding tables too (a rare POI is pulled to 0)"
+        default=False, description="weight decay on embedding tables too (a rare POI is pulled to 0)"
     )
     betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    clip: float = Field(1.0, ge=0, description="global gradient norm; 0: no clipping")
-    gradient_accumulation: int = Field(1, gt=0, description="micro-batches that one rank's rows are split into")
+    eps: float = Field(default=1e-8, gt=0)
+    clip: float = Field(default=1.0, ge=0, description="global gradient norm; 0: no clipping")
+    gradient_accumulation: int = Field(default=1, gt=0, description="micro-batches that one rank's rows are split into")
     gradient_checkpointing: bool = False
     compile: bool = False
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it, else fp32")
-    deterministic: bool = Field(False, description="refuse non-deterministic GPU kernels (the CPU path has none)")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 on a GPU that has it, else fp32"
+    )
+    deterministic: bool = Field(
+        default=False, description="refuse non-deterministic GPU kernels (the CPU path has none)"
+    )
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> "TrainSection":
@@ -73,15 +85,16 @@ class TrainSection(Section):
 class DeepSpeedSection(Section):
     """ZeRO stage, offload and further raw DeepSpeed settings."""
 
-    zero_stage: int | None = Field(None, ge=0, le=3, description="default: the stage in `config`, else 1")
+    zero_stage: int | None = Field(default=None, ge=0, le=3, description="default: the stage in `config`, else 1")
     offload: Literal["none", "optimizer", "all"] = Field(
-        "none", description="optimizer: states in host memory (stages 1 to 3); all: parameters too (stage 3)"
+        default="none", description="optimizer: states in host memory (stages 1 to 3); all: parameters too (stage 3)"
     )
     config: dict[str, Any] | str | None = Field(
-        None, description="DeepSpeed settings merged under ours: a JSON file or a mapping"
+        default=None, description="DeepSpeed settings merged under ours: a JSON file or a mapping"
     )
     sharded_init: bool = Field(
-        False, description="stage 3: never hold the whole model on one host; other initial weights than stages 0 to 2"
+        default=False,
+        description="stage 3: never hold the whole model on one host; other initial weights than stages 0 to 2",
     )
 
     @model_validator(mode="after")
@@ -99,9 +112,11 @@ class DeepSpeedSection(Section):
 class CheckpointSection(Section):
     """When checkpoints are written and which are kept."""
 
-    every: int | None = Field(None, gt=0, description="permanent checkpoint every N steps")
-    ephemeral_every: int | None = Field(None, gt=0, description="checkpoint every N steps, removed after a newer one")
-    keep: int | None = Field(None, gt=0, description="newest permanent checkpoints kept; default: all")
+    every: int | None = Field(default=None, gt=0, description="permanent checkpoint every N steps")
+    ephemeral_every: int | None = Field(
+        default=None, gt=0, description="checkpoint every N steps, removed after a newer one"
+    )
+    keep: int | None = Field(default=None, gt=0, description="newest permanent checkpoints kept; default: all")
 
     @model_validator(mode="after")
     def _ephemeral_is_more_often(self) -> "CheckpointSection":
@@ -116,9 +131,9 @@ class CheckpointSection(Section):
 class LogSection(Section):
     """Sinks of the metrics. `metrics.jsonl` is always written."""
 
-    every: int = Field(10, gt=0, description="steps between two lines of metrics")
-    console: bool = Field(True, description="progress bar on stderr")
-    wandb: bool = Field(False, description="offline without a key: `wandb sync` the folder later")
+    every: int = Field(default=10, gt=0, description="steps between two lines of metrics")
+    console: bool = Field(default=True, description="progress bar on stderr")
+    wandb: bool = Field(default=False, description="offline without a key: `wandb sync` the folder later")
     project: str = "spacetime-gr"
     entity: str | None = None
 
@@ -126,9 +141,13 @@ class LogSection(Section):
 class EvalSection(Section):
     """Loss on held-out rows: the same rows each time, on any number of ranks."""
 
-    every: int | None = Field(None, gt=0, description="steps between two evaluations; default: none but at the end")
+    every: int | None = Field(
+        default=None, gt=0, description="steps between two evaluations; default: none but at the end"
+    )
     at_end: bool = True
-    num_rows: int = Field(256, gt=0, description="rows of the validation split, rounded up to whole global batches")
+    num_rows: int = Field(
+        default=256, gt=0, description="rows of the validation split, rounded up to whole global batches"
+    )
     split: Literal["validation", "test"] = "validation"
 
 
@@ -139,10 +158,10 @@ class PretrainConfig(Section):
     data: DataSection
     model: dict[str, Any] = Field(default_factory=dict)
     train: TrainSection
-    deepspeed: DeepSpeedSection = Field(default_factory=DeepSpeedSection)
-    checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
-    log: LogSection = Field(default_factory=LogSection)
-    eval: EvalSection = Field(default_factory=EvalSection)
+    deepspeed: DeepSpeedSection = DeepSpeedSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    log: LogSection = LogSection()
+    eval: EvalSection = EvalSection()
 
     def rows_per_micro_batch(self, world_size: int) -> int:
         """Rows of one micro-batch of one rank.

@@ -1,6 +1,7 @@
 """Parameters by group, floating-point work of a token, and what devices can do."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,7 +48,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     return ParameterCounts(**counts)
 
 
-def flops_per_token(model: nn.Module, row_length: int) -> float:
+def flops_per_token(model: Any, row_length: int) -> float:
     """Forward and backward work of one token: 6 x body parameters + 6 x layers x hidden size x row length.
 
     The second term is causal attention over a full row (PaLM, arXiv 2204.02311, appendix B, halved for causality).

@@ -115,7 +115,9 @@ def _refuse_unknown(data: dict[str, Any]) -> None:
     leaves = list(_leaves(PretrainConfig))
     for section, values in data.items():
         if section not in PretrainConfig.model_fields:
-            raise ValueError(_unknown(section, [*PretrainConfig.model_fields, *leaves]))
+            first = next(iter(values), "") if isinstance(values, dict) else ""
+            known = leaves if first else [*PretrainConfig.model_fields, *leaves]
+            raise ValueError(_unknown(f"{section}.{first}" if first else section, known))
         model = _section_of(PretrainConfig.model_fields[section].annotation)
         if section == "model":
             known = known_model_keys()

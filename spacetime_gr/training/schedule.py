@@ -42,4 +42,4 @@ def learning_rate(train: TrainSection, step: int, done: float) -> float:
         falling = 0.5 * (1 + math.cos(math.pi * done))
     else:
         falling = 1.0 if train.decay_share == 0 else min(1.0, (1 - done) / train.decay_share)
-    return train.lr * (train.min_lr_ratio + (1 - train.min_lr_ratio) * falling)
+    return train.lr * (1 - (1 - train.min_lr_ratio) * (1 - falling))

@@ -27,7 +27,8 @@ class Console(Callback):
         start = trainer.progress.step
         if self.bar is not None:
             self.bar.start()
-            self.bar.add_task("train", total=1.0, completed=trainer.done, step=start, text="")
+            task = self.bar.add_task("train", total=1.0, step=start, text="")
+            self.bar.update(task, completed=trainer.done)
         if start:
             self.console.print(f"resumed at step {start}, {trainer.progress.tokens:,.0f} tokens", highlight=False)
 
