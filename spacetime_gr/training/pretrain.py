@@ -134,7 +134,7 @@ def _open_run(config: PretrainConfig, world: World) -> Checkpoint | None:
 
 
 def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | None) -> tuple[Any, bool]:
-    from data_pipelines import TokenStream
+    from data_pipelines import PreparedFolder, TokenStream
     from spacetime_gr.training import callbacks
     from spacetime_gr.training.engine import build_engine
     from spacetime_gr.training.model import build_model, load_tokenizer
@@ -160,12 +160,12 @@ def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | Non
 
     model = build_model(config, tokenizer, world)
     engine = build_engine(model, config, world, universal)
-    parts: list[callbacks.Callback] = [
-        callbacks.StopSignals(),
-        callbacks.Evaluation(held_out),
-        callbacks.Metrics(),
-        callbacks.JsonLines(world.is_main),
-    ]
+    parts: list[callbacks.Callback] = [callbacks.StopSignals()]
+    if PreparedFolder(config.data.path).files(config.eval.split):
+        parts.append(callbacks.Evaluation(held_out))
+    elif world.is_main:
+        _say(f"{config.data.path} has no {config.eval.split} part: no held-out loss (eval.split chooses another part)")
+    parts += [callbacks.Metrics(), callbacks.JsonLines(world.is_main)]
     if config.log.console:
         parts.append(callbacks.Console(world.is_main))
     if config.log.wandb:
