@@ -28,7 +28,7 @@ class PreparedFolder:
         self.path = Path(path)
         if not self.path.is_dir():
             raise ValueError(
-                f"no prepared folder at {self.path}: expected a folder written by `spacetime-gr prepare --out {self.path}`"
+                f"no prepared folder at {self.path}: expected a folder written by `spacetime-gr prepare --out ...`"
             )
         manifest_path = self.path / MANIFEST_NAME
         if not manifest_path.is_file():

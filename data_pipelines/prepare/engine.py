@@ -41,6 +41,10 @@ class Engine:
         with user_errors():
             return self.connection.create_table(name, expression, temp=True)
 
+    def drop(self, name: str) -> None:
+        """Free a materialised table that no later step uses."""
+        self.connection.raw_sql(f'DROP TABLE "{name}"')
+
     def table(self, expression: ir.Table) -> pa.Table:
         """The rows of an expression.
 

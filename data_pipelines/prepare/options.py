@@ -12,8 +12,8 @@ class PrepareOptions:
     Attributes:
         train_fraction: share of events, in global time order, that train; used if the source states no split.
         validation_fraction: share of events that validate; the rest tests.
-        min_poi_visits: a POI with fewer training visits leaves the catalogue; its training events are dropped, and later
-            ones are events at an unknown POI. 1 keeps all.
+        min_poi_visits: a POI with fewer training visits leaves the catalogue; its training events are dropped, and
+            later ones are events at an unknown POI. 1 keeps all.
         min_user_events: a user with fewer training events, after the POI rule, is left out of all parts. 0 keeps all.
         catalogue: "train" lists the POIs that training visits; "all" adds the rest of the source's POI table.
         duplicates: "drop" quarantines exact repetitions of user, POI, action and time; "keep" keeps them; "auto" keeps
@@ -21,7 +21,7 @@ class PrepareOptions:
         latest_time: unix seconds after which an event lies in the future; None is the time of the run.
         users_per_row_group: users in a row group of a shard; None chooses from 8 to 128 by the number of users.
         actions_per_file: actions in a shard file, roughly.
-        memory_limit: memory of the engine, such as "8GB"; beyond it, the engine spills to disk. None is its own default.
+        memory_limit: memory of the engine, such as "8GB"; beyond it, the engine spills to disk. None is its default.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -43,8 +43,8 @@ class PrepareOptions:
             raise ValueError(f"train_fraction is {self.train_fraction}: expected above 0 and at most 1, such as 0.8")
         if self.validation_fraction < 0 or self.train_fraction + self.validation_fraction > 1 + 1e-9:
             raise ValueError(
-                f"train_fraction {self.train_fraction} + validation_fraction {self.validation_fraction} must stay within "
-                "1, and the latter must not be negative; lower one of them"
+                f"train_fraction {self.train_fraction} + validation_fraction {self.validation_fraction} must stay "
+                "within 1, and the latter must not be negative; lower one of them"
             )
         for name, least in (("min_poi_visits", 1), ("min_user_events", 0), ("actions_per_file", 1)):
             if getattr(self, name) < least:

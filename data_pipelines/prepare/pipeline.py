@@ -14,7 +14,7 @@ from data_pipelines.prepare import catalogue, split
 from data_pipelines.prepare.engine import Engine
 from data_pipelines.prepare.options import PrepareOptions
 from data_pipelines.prepare.shards import write_split
-from data_pipelines.prepare.validate import checked_events, checked_pois
+from data_pipelines.prepare.validate import checked_events, checked_pois, typed_events
 from data_pipelines.prepared import SPLITS
 from data_pipelines.sources.base import RawSource
 
@@ -122,7 +122,9 @@ def write_content(
 
 def _check(source: RawSource, engine: Engine, key: str, options: PrepareOptions) -> _Checked:
     keep = options.duplicates == "keep" or (options.duplicates == "auto" and source.keep_duplicates)
-    events = engine.materialise(checked_events(source.events, key, options.latest(), keep), "checked_events")
+    typed = engine.materialise(typed_events(source.events, key), "typed_events")
+    events = engine.materialise(checked_events(typed, options.latest(), keep), "checked_events")
+    engine.drop("typed_events")
     pois = bad_pois = None
     if source.pois is not None:
         listed = engine.materialise(checked_pois(source.pois), "checked_pois")
@@ -141,6 +143,7 @@ def _check(source: RawSource, engine: Engine, key: str, options: PrepareOptions)
     lost = joined.reason.isnull() & joined.reachable.isnull()
     judged = joined.mutate(reason=ibis.ifelse(lost, joined.no_place, joined.reason)).drop("reachable", "poi_id_right")
     judged = engine.materialise(judged, "judged_events")
+    engine.drop("checked_events")
     return _Checked(judged, judged.filter(judged.reason.isnull()), pois, bad_pois)
 
 
@@ -187,7 +190,6 @@ def _encode(kept: ir.Table, pois: ir.Table, engine: Engine) -> tuple[ir.Table, l
         trajectories = engine.materialise(catalogue.numbered_trajectories(kept), "trajectories")
         numbered = trajectories.select(trajectory_name="name", trajectory_row="row")
         joined = joined.left_join(numbered, joined.trajectory == numbered.trajectory_name)
-        columns = {name: value for name, value in columns.items()}
         columns["trajectory"] = ibis.coalesce(joined.trajectory_row, -1).cast("int32")
     return engine.materialise(joined.select(**columns), "encoded_events"), names
 

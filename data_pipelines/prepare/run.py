@@ -47,7 +47,7 @@ def prepare_folder(
     *,
     key: str | None = None,
     overwrite: bool = False,
-    finish: Callable[[Path], None] | None = None,
+    finish: Callable[[Path, list[str]], None] | None = None,
     finish_settings: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> PrepareResult:
@@ -63,7 +63,8 @@ def prepare_folder(
         options: settings; the defaults if None.
         key: key of the user hash; None takes `user_key()`.
         overwrite: replace a prepared folder that was made from other input or with other settings.
-        finish: called with the unpublished folder after its content is complete, to add to it (the tokenizer).
+        finish: called with the unpublished folder, complete but for its manifest, and the names of the action types, to
+            add to the folder (the tokenizer).
         finish_settings: what decides the result of `finish`; part of the fingerprint of the settings.
         progress: told each step.
 
@@ -88,9 +89,11 @@ def prepare_folder(
             )
     with _unpublished(out) as folder:
         content = _content(reader_of, origin, folder, key, options, progress)
+        for file in origin.extra:
+            shutil.copyfile(file, folder / file.name)
         if finish is not None:
             progress("building the tokenizer")
-            finish(folder)
+            finish(folder, content["actions"])
         manifest = {"schema_version": SCHEMA_VERSION, **identity, **content}
         (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return PrepareResult(PreparedFolder(out), already_prepared=False)

@@ -77,7 +77,6 @@ def write_split(
     num_files = -(-num_actions // actions_per_file)
     bounds = [_HASH_RANGE * part // num_files for part in range(num_files)] + [_HASH_RANGE - 1]
     entries: list[dict[str, Any]] = []
-    (folder / split).mkdir()
     for number in range(num_files):
         progress(f"writing {split}: file {number + 1} of {num_files}")
         low, high = bounds[number], bounds[number + 1]
@@ -87,6 +86,7 @@ def write_split(
         if table.num_rows == 0:
             continue
         name = f"{split}/part-{len(entries):05d}.parquet"
+        (folder / split).mkdir(exist_ok=True)
         pq.write_table(table, folder / name, row_group_size=users_per_row_group, compression="zstd")
         entries.append(
             {

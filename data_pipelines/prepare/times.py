@@ -35,7 +35,7 @@ def unix_seconds(column: ir.Column) -> ir.IntegerValue:
         raise ValueError(f"the column timestamp has type {column.type()}: expected text, numbers or timestamps")
     text = column.strip()
     number = ibis.ifelse(text.re_search(_NUMBER), text.try_cast("float64"), ibis.null("float64"))
-    return ibis.coalesce(_from_number(number), _from_iso(_foursquare_as_iso(text)))
+    return ibis.coalesce(_from_iso(text), _from_number(number), _from_foursquare(text))
 
 
 def _from_number(number: ir.NumericValue) -> ir.IntegerValue:
@@ -45,20 +45,24 @@ def _from_number(number: ir.NumericValue) -> ir.IntegerValue:
     return ibis.cases(*branches, else_=ibis.null("float64")).try_cast("int64")
 
 
-def _foursquare_as_iso(text: ir.StringValue) -> ir.StringValue:
-    month = (ibis.literal(_MONTHS).find(text.substr(4, 3)) // 3 + 1).cast("string").lpad(2, "0")
-    iso = text.substr(26, 4) + "-" + month + "-" + text.substr(8, 2) + " " + text.substr(11, 8) + text.substr(20, 5)
-    return ibis.ifelse(text.re_search(_FOURSQUARE), iso, text)
-
-
 def _from_iso(text: ir.StringValue) -> ir.IntegerValue:
     seconds = ibis.ifelse(text.re_search(_ISO_WITH_SECONDS), text.substr(16, 3), ":00")
     clock = text.substr(0, 10) + " " + text.substr(11, 5) + seconds
-    offset = text.substr(16).re_extract(_ISO_OFFSET, 0)
-    digits = offset.replace(":", "").substr(1)
-    minutes = ibis.coalesce(digits.substr(0, 2).try_cast("int64"), 0) * 60 + ibis.coalesce(
-        digits.substr(2, 2).try_cast("int64"), 0
+    offset = text.substr(16).re_extract(_ISO_OFFSET, 0).replace(":", "")
+    return ibis.ifelse(text.re_search(_ISO), _seconds(clock, offset), ibis.null("int64"))
+
+
+def _from_foursquare(text: ir.StringValue) -> ir.IntegerValue:
+    month = (ibis.literal(_MONTHS).find(text.substr(4, 3)) // 3 + 1).cast("string").lpad(2, "0")
+    clock = text.substr(26, 4) + "-" + month + "-" + text.substr(8, 2) + " " + text.substr(11, 8)
+    return ibis.ifelse(text.re_search(_FOURSQUARE), _seconds(clock, text.substr(20, 5)), ibis.null("int64"))
+
+
+def _seconds(clock: ir.StringValue, offset: ir.StringValue) -> ir.IntegerValue:
+    """Unix seconds of `YYYY-MM-DD hh:mm:ss` at an offset `+hhmm`, `+hh` or nothing (UTC)."""
+    hours = ibis.coalesce(offset.substr(1, 2).try_cast("int64"), 0)
+    minutes = ibis.coalesce(offset.substr(3, 2).try_cast("int64"), 0)
+    ahead = (hours * 60 + minutes) * 60
+    return clock.try_cast("timestamp").epoch_seconds().cast("int64") - ibis.ifelse(
+        offset.startswith("-"), -ahead, ahead
     )
-    ahead = ibis.ifelse(offset.startswith("-"), -minutes, minutes) * 60
-    seconds_utc = clock.try_cast("timestamp").epoch_seconds().cast("int64") - ahead
-    return ibis.ifelse(text.re_search(_ISO), seconds_utc, ibis.null("int64"))

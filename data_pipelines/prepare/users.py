@@ -31,8 +31,8 @@ def user_key(warn: bool = True) -> str:
         return key
     if warn:
         warnings.warn(
-            f"{KEY_VARIABLE} is not set: user ids are hashed with the public default key, so whoever can guess an id can "
-            "recognise its hash. Set it to a secret for data that is not public.",
+            f"{KEY_VARIABLE} is not set: user ids are hashed with the public default key, so whoever can guess an id "
+            "can recognise its hash. Set it to a secret for data that is not public.",
             stacklevel=2,
         )
     return PUBLIC_DEFAULT_KEY

@@ -59,95 +59,123 @@ def _given(column: ir.Column) -> ir.BooleanValue:
     return column.notnull()
 
 
-def coordinate_columns(latitude: ir.Column, longitude: ir.Column) -> dict[str, ir.Value]:
-    """Columns latitude, longitude (degrees, both null unless both usable), bad_place and no_place (reasons or null)."""
-    degrees = (number(latitude), number(longitude))
-    unparsable = (_given(latitude) & degrees[0].isnull()) | (_given(longitude) & degrees[1].isnull())
-    nan = ibis.coalesce(degrees[0].isnan(), False) | ibis.coalesce(degrees[1].isnan(), False)
+def _degrees(latitude: ir.Column, longitude: ir.Column) -> dict[str, ir.Value]:
+    """Columns latitude, longitude (degrees as stated) and unparsable."""
+    values = {"latitude": number(latitude), "longitude": number(longitude)}
+    unparsable = (_given(latitude) & values["latitude"].isnull()) | (_given(longitude) & values["longitude"].isnull())
+    return {**values, "unparsable": unparsable}
+
+
+def _with_places(typed: ir.Table) -> ir.Table:
+    """Judge the coordinates: both null unless both are usable, and the reasons bad_place and no_place, or null.
+
+    A row with a `bad_place` is wrong; one with only a `no_place` says nothing of where its POI is.
+    """
+    latitude, longitude = typed.latitude, typed.longitude
     # NaN compares as the greatest number on some engines and as unequal to all on others: it is told apart first.
-    beyond = (degrees[0].abs() > 90) | (degrees[1].abs() > 180)
+    nan = ibis.coalesce(latitude.isnan(), False) | ibis.coalesce(longitude.isnan(), False)
+    beyond = ibis.coalesce((latitude.abs() > 90) | (longitude.abs() > 180), False)
     bad = ibis.cases(
-        (unparsable, "unparsable coordinates"),
-        (ibis.coalesce(~nan & beyond, False), "coordinates out of range"),
+        (typed.unparsable, "unparsable coordinates"),
+        (~nan & beyond, "coordinates out of range"),
         else_=ibis.null("string"),
     )
     none = ibis.cases(
         (bad.notnull(), bad),
-        (degrees[0].isnull() | degrees[1].isnull(), "missing coordinates"),
+        (latitude.isnull() | longitude.isnull(), "missing coordinates"),
         (nan, "coordinates not a number"),
-        ((degrees[0] == 0) & (degrees[1] == 0), "coordinates 0,0"),
+        ((latitude == 0) & (longitude == 0), "coordinates 0,0"),
         else_=ibis.null("string"),
     )
     missing = ibis.null("float64")
-    return {
-        "latitude": ibis.ifelse(none.isnull(), degrees[0], missing),
-        "longitude": ibis.ifelse(none.isnull(), degrees[1], missing),
-        "bad_place": bad,
-        "no_place": none,
-    }
+    return typed.mutate(
+        latitude=ibis.ifelse(none.isnull(), latitude, missing),
+        longitude=ibis.ifelse(none.isnull(), longitude, missing),
+        bad_place=bad,
+        no_place=none,
+    ).drop("unparsable")
 
 
-def checked_events(raw: ir.Table, key: str, latest: int, keep_duplicates: bool) -> ir.Table:
-    """Typed events with the reason of every row that cannot be used.
+def typed_events(raw: ir.Table, key: str) -> ir.Table:
+    """Events with typed columns, nothing judged yet.
 
     Args:
         raw: events with canonical names, see `sources.base`.
         key: key of the user hash.
+
+    Returns:
+        Table for `checked_events`. It is meant to be materialised in between: each column is used several times there.
+    """
+    nothing = ibis.null("float64")
+    columns: dict[str, ir.Value] = {
+        "source_file": raw.source_file,
+        "source_row": raw.source_row,
+        "user_id": identifier(raw.user_id),
+        "poi_id": identifier(raw.poi_id),
+        "action": ibis.coalesce(_text(raw, "action"), ibis.literal(DEFAULT_ACTION)),
+        "timestamp": unix_seconds(raw.timestamp),
+        "has_time": _given(raw.timestamp),
+        "offset": number(raw.tz_offset_minutes) if "tz_offset_minutes" in raw.columns else nothing,
+        "category": _text(raw, "category"),
+        "name": _text(raw, "name"),
+    }
+    if "latitude" in raw.columns and "longitude" in raw.columns:
+        columns |= _degrees(raw.latitude, raw.longitude)
+    else:
+        columns |= {"latitude": nothing, "longitude": nothing, "unparsable": ibis.literal(False)}
+    if "user_latitude" in raw.columns and "user_longitude" in raw.columns:
+        columns |= {name: number(raw[name]) for name in ("user_latitude", "user_longitude")}
+    columns |= {name: _text(raw, name) for name in ("mode", "trajectory", "part") if name in raw.columns}
+    typed = raw.select(**columns)
+    users = typed.select("user_id").distinct().filter(lambda table: table.user_id.notnull())
+    hashed = users.mutate(user_hash=hash_expression(users.user_id, key))
+    return typed.left_join(hashed, "user_id").drop("user_id", "user_id_right")
+
+
+def checked_events(typed: ir.Table, latest: int, keep_duplicates: bool) -> ir.Table:
+    """Events with the reason of every row that cannot be used.
+
+    Args:
+        typed: result of `typed_events`.
         latest: unix seconds after which an event lies in the future.
         keep_duplicates: whether exact repetitions are kept.
 
     Returns:
         source_file, source_row, user_hash int64, poi_id, action text, timestamp int64, tz_offset_minutes int16,
         bad_offset bool, latitude, longitude float64, no_place, category, name, reason text, and if the source has them
-        user_latitude, user_longitude float32, mode int8, trajectory, part text.
+        user_latitude, user_longitude float32 (NaN if unknown), mode int8, trajectory, part text.
     """
-    user = identifier(raw.user_id)
-    offset = number(raw.tz_offset_minutes) if "tz_offset_minutes" in raw.columns else ibis.null("float64")
-    usable_offset = ibis.coalesce(offset.between(_MIN_OFFSET, _MAX_OFFSET) & (offset == offset.floor()), False)
+    offset = typed.offset
+    usable = ibis.coalesce(offset.between(_MIN_OFFSET, _MAX_OFFSET) & (offset == offset.floor()), False)
     columns: dict[str, ir.Value] = {
-        "source_file": raw.source_file,
-        "source_row": raw.source_row,
-        "user_hash": hash_expression(user, key),
-        "poi_id": identifier(raw.poi_id),
-        "action": ibis.coalesce(_text(raw, "action"), ibis.literal(DEFAULT_ACTION)),
-        "timestamp": unix_seconds(raw.timestamp),
-        "has_time": _given(raw.timestamp),
-        "tz_offset_minutes": ibis.ifelse(usable_offset, offset, 0.0).cast("int16"),
-        "bad_offset": offset.notnull() & ~usable_offset,
-        "category": _text(raw, "category"),
-        "name": _text(raw, "name"),
+        "tz_offset_minutes": ibis.ifelse(usable, offset, 0.0).cast("int16"),
+        "bad_offset": offset.notnull() & ~usable,
     }
-    if "latitude" in raw.columns and "longitude" in raw.columns:
-        columns |= coordinate_columns(raw.latitude, raw.longitude)
-    else:
-        nothing = {"bad_place": ibis.null("string"), "no_place": ibis.literal("missing coordinates")}
-        columns |= {"latitude": ibis.null("float64"), "longitude": ibis.null("float64"), **nothing}
-    if "user_latitude" in raw.columns and "user_longitude" in raw.columns:
-        place = coordinate_columns(raw.user_latitude, raw.user_longitude)
-        for name in ("latitude", "longitude"):
-            columns[f"user_{name}"] = ibis.coalesce(place[name], float("nan")).cast("float32")
-    if "mode" in raw.columns:
-        columns["mode"] = _mode(identifier(raw.mode))
-    columns |= {name: _text(raw, name) for name in ("trajectory", "part") if name in raw.columns}
-    typed = raw.select(**columns)
-
-    conditions: list[tuple[ir.BooleanValue, str | ir.StringValue]] = [
-        (typed.user_hash.isnull(), "missing user"),
-        (typed.poi_id.isnull(), "missing POI"),
-        (~typed.has_time, "missing time"),
-        (typed.timestamp.isnull(), "unparsable time"),
-        (typed.timestamp < 0, "time before 1970"),
-        (typed.timestamp > latest, "future time"),
-        (typed.bad_place.notnull(), typed.bad_place),
-    ]
+    if "user_latitude" in typed.columns:
+        latitude, longitude = typed.user_latitude, typed.user_longitude
+        known = ibis.coalesce(latitude.between(-90, 90) & longitude.between(-180, 180), False)
+        for name, degrees in (("user_latitude", latitude), ("user_longitude", longitude)):
+            columns[name] = ibis.ifelse(known, degrees, float("nan")).cast("float32")
     if "mode" in typed.columns:
-        conditions.append((typed["mode"].isnull(), "unknown mode"))
-    checked = typed.mutate(reason=ibis.cases(*conditions, else_=ibis.null("string"))).drop("has_time", "bad_place")
+        columns["mode"] = _mode(typed["mode"])
+    placed = _with_places(typed.mutate(**columns).drop("offset"))
+    conditions: list[tuple[ir.BooleanValue, str | ir.StringValue]] = [
+        (placed.user_hash.isnull(), "missing user"),
+        (placed.poi_id.isnull(), "missing POI"),
+        (~placed.has_time, "missing time"),
+        (placed.timestamp.isnull(), "unparsable time"),
+        (placed.timestamp < 0, "time before 1970"),
+        (placed.timestamp > latest, "future time"),
+        (placed.bad_place.notnull(), placed.bad_place),
+    ]
+    if "mode" in placed.columns:
+        conditions.append((placed["mode"].isnull(), "unknown mode"))
+    checked = placed.mutate(reason=ibis.cases(*conditions, else_=ibis.null("string"))).drop("has_time", "bad_place")
     return checked if keep_duplicates else _mark_duplicates(checked)
 
 
 def _mark_duplicates(checked: ir.Table) -> ir.Table:
-    """Give all but one of the good rows that say the same the reason 'duplicate'; one with coordinates is kept first."""
+    """Give all but one of the good rows that say the same the reason 'duplicate'; one with coordinates stays."""
     same = ["reason", "user_hash", "poi_id", "action", "timestamp"]
     order: Sequence[ir.Value] = [checked.no_place.notnull(), checked.source_file, checked.source_row]
     numbered = checked.mutate(copy=ibis.row_number().over(group_by=same, order_by=order))
@@ -174,11 +202,12 @@ def checked_pois(raw: ir.Table) -> ir.Table:
         poi_id=identifier(raw.poi_id),
         category=_text(raw, "category"),
         name=_text(raw, "name"),
-        **coordinate_columns(raw.latitude, raw.longitude),
+        **_degrees(raw.latitude, raw.longitude),
     )
-    reason = ibis.cases((typed.poi_id.isnull(), "missing POI"), else_=typed.no_place)
-    typed = typed.mutate(reason=reason).drop("bad_place", "no_place")
-    copy = ibis.row_number().over(group_by=["reason", "poi_id"], order_by=[typed.source_file, typed.source_row])
-    numbered = typed.mutate(copy=copy)
+    placed = _with_places(typed)
+    reason = ibis.cases((placed.poi_id.isnull(), "missing POI"), else_=placed.no_place)
+    judged = placed.mutate(reason=reason).drop("bad_place", "no_place")
+    copy = ibis.row_number().over(group_by=["reason", "poi_id"], order_by=[judged.source_file, judged.source_row])
+    numbered = judged.mutate(copy=copy)
     repeated = numbered.reason.isnull() & (numbered["copy"] > 0)
     return numbered.mutate(reason=ibis.ifelse(repeated, "duplicate POI", numbered.reason)).drop("copy")

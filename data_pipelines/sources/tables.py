@@ -43,7 +43,8 @@ def locate(path: Path) -> Origin:
     events = _tables(path, "events") or _tables(path, "checkins")
     if not events:
         raise ValueError(
-            f"{path} holds no events: expected events.csv, events.jsonl, events.parquet or a folder events/ of such files"
+            f"{path} holds no events: expected events.csv, events.jsonl, events.parquet "
+            "or a folder events/ of such files"
         )
     return Origin(root=path, events=events, pois=_tables(path, "pois"))
 

@@ -1,0 +1,236 @@
+"""`spacetime-gr prepare`: raw events to a folder that training and evaluation read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from data_pipelines.prepare import PrepareResult
+
+SPLITTING = "Split and selection"
+TOKENIZER = "Tokenizer"
+RUNNING = "Running"
+
+
+class SourceFormat(StrEnum):
+    """Known formats of raw events."""
+
+    FOURSQUARE = "foursquare"
+    GOWALLA = "gowalla"
+    GETNEXT = "getnext"
+    LESSISMORE = "lessismore"
+    TABLES = "tables"
+    SIMULATED = "simulated"
+
+
+class EngineName(StrEnum):
+    """Engines that run the expressions."""
+
+    DUCKDB = "duckdb"
+
+
+class Catalogue(StrEnum):
+    """Which POIs the prepared folder lists."""
+
+    TRAIN = "train"
+    ALL = "all"
+
+
+class Duplicates(StrEnum):
+    """What becomes of exact repetitions."""
+
+    AUTO = "auto"
+    DROP = "drop"
+    KEEP = "keep"
+
+
+class Scheme(StrEnum):
+    """How POIs are grouped into blocks."""
+
+    QUADTREE = "quadtree"
+    GRID = "grid"
+
+
+def prepare(
+    source: Annotated[Path, typer.Option(help="File or folder of the raw events.")],
+    format: Annotated[
+        SourceFormat,
+        typer.Option(
+            help="foursquare and gowalla: as published; getnext, lessismore: ready splits; see docs/prepare.md."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The prepared folder to write.")],
+    engine: Annotated[
+        EngineName, typer.Option(help="duckdb runs in this process; Spark is not available in this version.")
+    ] = EngineName.DUCKDB,
+    train_fraction: Annotated[
+        float,
+        typer.Option(
+            help="Share of events, in global time order, that train. Unused if the source states its split.",
+            rich_help_panel=SPLITTING,
+        ),
+    ] = 0.8,
+    validation_fraction: Annotated[
+        float, typer.Option(help="Share of events that validate; the rest tests.", rich_help_panel=SPLITTING)
+    ] = 0.1,
+    min_poi_visits: Annotated[
+        int, typer.Option(help="Training visits a POI needs to be listed; 1 keeps all.", rich_help_panel=SPLITTING)
+    ] = 1,
+    min_user_events: Annotated[
+        int, typer.Option(help="Training events a user needs to stay; 0 keeps all.", rich_help_panel=SPLITTING)
+    ] = 0,
+    catalogue: Annotated[
+        Catalogue,
+        typer.Option(
+            help="POIs listed: those that training visits, or all of the POI table.", rich_help_panel=SPLITTING
+        ),
+    ] = Catalogue.TRAIN,
+    duplicates: Annotated[
+        Duplicates,
+        typer.Option(
+            help="Exact repetitions of user, POI, action and time; auto keeps them in ready splits only.",
+            rich_help_panel=SPLITTING,
+        ),
+    ] = Duplicates.AUTO,
+    latest_time: Annotated[
+        datetime | None,
+        typer.Option(
+            help="UTC time after which an event lies in the future.", show_default="now", rich_help_panel=SPLITTING
+        ),
+    ] = None,
+    scheme: Annotated[
+        Scheme, typer.Option(help="Blocks: adaptive map tiles, or equal squares.", rich_help_panel=TOKENIZER)
+    ] = Scheme.QUADTREE,
+    max_pois_per_block: Annotated[
+        int | None,
+        typer.Option(
+            help="Most POIs in a block.", show_default="512 for quadtree, no bound for grid", rich_help_panel=TOKENIZER
+        ),
+    ] = None,
+    cell_km: Annotated[float, typer.Option(help="Side of a square of the grid.", rich_help_panel=TOKENIZER)] = 5.0,
+    users_per_row_group: Annotated[
+        int | None,
+        typer.Option(
+            help="Users in a row group, the unit of the stream.",
+            show_default="8 to 128, by number of users",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    actions_per_file: Annotated[
+        int, typer.Option(help="Actions in a shard file, roughly.", rich_help_panel=RUNNING)
+    ] = 2_000_000,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            help='Memory of the engine, such as "8GB"; it spills to disk beside OUT.',
+            show_default="80 % of the machine",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace a folder prepared from other input or with other settings.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False,
+) -> None:
+    """Validate raw events, split them, and write shards, POI list and tokenizer.
+
+    Rows that cannot be used are set aside in **rejected.parquet** with a reason and counted. User ids do not reach the
+    output: a hash keyed by the environment variable SPACETIME_GR_USER_KEY takes their place. The folder appears only
+    when it is complete. The same input with the same settings is not prepared twice.
+    """
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from data_pipelines.prepare import PrepareOptions, prepare_folder
+    from data_pipelines.prepare.users import KEY_VARIABLE, PUBLIC_DEFAULT_KEY, user_key
+
+    assert engine is EngineName.DUCKDB
+    options = PrepareOptions(
+        train_fraction=train_fraction,
+        validation_fraction=validation_fraction,
+        min_poi_visits=min_poi_visits,
+        min_user_events=min_user_events,
+        catalogue=catalogue.value,
+        duplicates=duplicates.value,
+        latest_time=None if latest_time is None else int(latest_time.replace(tzinfo=UTC).timestamp()),
+        users_per_row_group=users_per_row_group,
+        actions_per_file=actions_per_file,
+        memory_limit=memory_limit,
+    )
+    console = Console(stderr=True, soft_wrap=True)
+    key = user_key(warn=False)
+    if key == PUBLIC_DEFAULT_KEY:
+        console.print(
+            f"[yellow]{KEY_VARIABLE} is not set: user ids are hashed with the public default key. "
+            "Set it for data that is not public.[/]",
+            highlight=False,
+        )
+
+    def build_tokenizer(folder: Path, actions: list[str]) -> None:
+        import pyarrow.parquet as pq
+
+        from spacetime_gr import POIIndex, SpacetimeGRTokenizer
+
+        index = POIIndex.build(
+            pq.read_table(folder / "pois.parquet"),
+            scheme=scheme.value,
+            max_pois_per_block=max_pois_per_block,
+            cell_km=cell_km,
+        )
+        SpacetimeGRTokenizer(index=index, actions=actions).save_pretrained(folder / "tokenizer")
+
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("starting", total=None)
+        result = prepare_folder(
+            source,
+            format.value,
+            out,
+            options,
+            key=key,
+            overwrite=overwrite,
+            finish=build_tokenizer,
+            finish_settings={"scheme": scheme.value, "max_pois_per_block": max_pois_per_block, "cell_km": cell_km},
+            progress=lambda step: bar.update(task, description=step),
+        )
+        bar.update(task, description="done", total=1, completed=1)
+    if result.already_prepared:
+        console.print(f"already prepared: {out}", highlight=False)
+    _report(result, console=Console(soft_wrap=True))
+
+
+def _report(result: PrepareResult, console: Console) -> None:
+    from rich.table import Table
+
+    manifest = result.folder.manifest
+    counts = manifest["counts"]
+    table = Table("part", "users", "actions", "at unknown POIs", title=str(result.folder.path), title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, split in counts["splits"].items():
+        table.add_row(name, f"{split['users']:,}", f"{split['actions']:,}", f"{split['actions_at_unknown_pois']:,}")
+    console.print(table)
+    console.print(
+        f"{counts['pois']:,} POIs in {counts['categories']:,} categories; {counts['users']:,} users; "
+        f"{counts['rows_read']:,} rows read, {counts['rows_filtered']:,} filtered, "
+        f"{counts['rows_rejected']:,} rejected",
+        highlight=False,
+    )
+    for reason, num in manifest["rejected"].items():
+        console.print(f"  rejected, {reason}: {num:,}", highlight=False)
+    for name, what in (
+        ("places_recovered", "without coordinates, placed by the POI's other rows"),
+        ("offsets_replaced", "with an unusable time zone offset, taken as 0"),
+    ):
+        if counts[name]:
+            console.print(f"  rows {what}: {counts[name]:,}", highlight=False)
