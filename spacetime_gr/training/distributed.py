@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,8 @@ def start_processes() -> World:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
         # Serves inference only, and would be compiled on the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed's calls, not ours.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if not dist.is_initialized():
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
