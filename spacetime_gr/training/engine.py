@@ -131,7 +131,10 @@ def zero3_aware(config: PretrainConfig, world: World) -> Iterator[None]:
     The settings object must live that long: transformers refers to it weakly.
     """
     from transformers.integrations import HfDeepSpeedConfig
+    from transformers.utils import is_accelerate_available
 
+    if not is_accelerate_available():
+        raise ValueError("deepspeed.sharded_init needs the package accelerate; install it or switch sharded_init off")
     settings = HfDeepSpeedConfig(deepspeed_settings(config, world.size, resolve_precision(config, world.device)))
     try:
         yield
@@ -168,6 +171,9 @@ def build_engine(model: nn.Module, config: PretrainConfig, world: World, univers
     for name, buffer in exact.items():
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, buffer.to(world.device))
+    from spacetime_gr.training.safe_loading import SafeCheckpointEngine
+
+    engine.checkpoint_engine = SafeCheckpointEngine(engine._config)
     if config.train.compile:
         engine.compile()
     return engine

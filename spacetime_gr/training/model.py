@@ -56,6 +56,8 @@ def build_model(config: PretrainConfig, tokenizer: Any, world: World) -> Any:
     if config.deepspeed.sharded_init:
         with zero3_aware(config, world):
             model = SpacetimeGRForCausalLM._from_config(sizes)
+        # Sharded construction makes every new tensor half precision: too coarse for coordinates.
+        model.places.float()
     else:
         model = SpacetimeGRForCausalLM(sizes)
     model.load_places(tokenizer.index)
