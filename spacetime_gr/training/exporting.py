@@ -1,5 +1,7 @@
 """From an engine to a Hugging Face folder: config, safetensors, tokenizer and model card."""
 
+import copy
+import json
 import os
 import shutil
 from contextlib import nullcontext
@@ -10,8 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from spacetime_gr import SpacetimeGRForCausalLM
+from spacetime_gr.training.checkpoints import CheckpointStore
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.flops import count_parameters
+from spacetime_gr.training.loading import load_config
+from spacetime_gr.training.model import load_tokenizer, model_config
 
 
 def export_engine(engine: Any, tokenizer: Any, folder: Path, config: PretrainConfig, record: dict[str, Any]) -> None:
@@ -23,10 +29,63 @@ def export_engine(engine: Any, tokenizer: Any, folder: Path, config: PretrainCon
         folder: replaced if it exists.
         config, record: the run and its last line of metrics, for the model card.
     """
-    model = engine.module
-    state = gathered_state(model)
-    if dist.get_rank() != 0:
-        return
+    state = gathered_state(engine.module)
+    if dist.get_rank() == 0:
+        write_export(engine.module, state, tokenizer, folder, config, record)
+
+
+def export_run(run_dir: str | Path, out: str | Path) -> Path:
+    """The model of a run as a Hugging Face folder: its `export/` if it is finished, else made from its newest checkpoint.
+
+    One process, no GPU. For ZeRO-3 checkpoints DeepSpeed's own converter reads pickles: export only your own.
+
+    Args:
+        run_dir: a run directory.
+        out: new folder.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: `out` exists, or the run has no complete checkpoint.
+    """
+    run_dir, out = Path(run_dir), Path(out)
+    if out.exists():
+        raise ValueError(f"{out} exists; choose a new folder, or remove it")
+    if (run_dir / "export").is_dir():
+        shutil.copytree(run_dir / "export", out)
+        return out
+    checkpoint = CheckpointStore(run_dir / "checkpoints").newest()
+    if checkpoint is None:
+        raise ValueError(f"{run_dir} has neither export/ nor a complete checkpoint; train it with launch/pretrain.py")
+    config = load_config(run_dir / "config.yaml")
+    tokenizer = load_tokenizer(config)
+    model = SpacetimeGRForCausalLM(model_config(config, tokenizer))
+    if checkpoint.meta["zero_stage"] == 3:
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+        state = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.path), tag="engine")
+    else:
+        file = checkpoint.path / "engine" / "mp_rank_00_model_states.pt"
+        state = torch.load(file, map_location="cpu", weights_only=True)["module"]
+    model.load_state_dict(state)
+    if checkpoint.meta["precision"] == "bf16":
+        places = copy.deepcopy(model.places)
+        model.to(torch.bfloat16).places = places
+    record = json.loads((checkpoint.path / "rank-00000.json").read_text(encoding="utf-8"))["callbacks"]["Export"]
+    write_export(model, model.state_dict(), tokenizer, out, config, record["last_record"])
+    return out
+
+
+def write_export(
+    model: Any,
+    state: dict[str, torch.Tensor],
+    tokenizer: Any,
+    folder: Path,
+    config: PretrainConfig,
+    record: dict[str, Any],
+) -> None:
+    """Write `folder`, whole or not at all; it is replaced if it exists."""
     unfinished = folder.with_name(f".unfinished-{folder.name}")
     if unfinished.exists():
         shutil.rmtree(unfinished)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from spacetime_gr import SpacetimeGRForCausalLM
+from spacetime_gr.training.exporting import export_run
 from tests.spacetime_gr.training.processes import start_ranks, wait_ranks
 
 CONFIG = """
@@ -70,12 +72,19 @@ def test_killed_and_stopped_run_equals_uninterrupted(city: Path, tmp_path: Path)
     assert status["state"] == "stopped"
     assert 30 < status["step"] < 60
     assert not (broken / "export").exists()
+    export_run(broken, tmp_path / "early")
+    early = SpacetimeGRForCausalLM.from_pretrained(tmp_path / "early")
 
     wait_ranks(start_ranks(command(config, broken), 2, tmp_path), tmp_path)
     assert records(broken) == records(whole)
     assert [line["step"] for line in records(broken)] == sorted({*range(3, 61, 3), 25, 50})
     expected, got = (load_file(run / "export/model.safetensors") for run in (whole, broken))
     assert expected.keys() == got.keys()
+    assert {name: tensor.shape for name, tensor in load_file(tmp_path / "early/model.safetensors").items()} == {
+        name: tensor.shape for name, tensor in got.items()
+    }
+    assert not bool((early.lm_head.weight == got["model.decoder.embed_tokens.weight"]).all())
+    assert bool((early.places.block_centers == got["places.block_centers"]).all())
     assert all(bool((expected[name] == got[name]).all()) for name in expected)
     kept = sorted(path.name for path in (broken / "checkpoints").iterdir())
     assert kept == ["step-00000040", "step-00000060"]
