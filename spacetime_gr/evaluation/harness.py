@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ MODEL = "model"
 # Scores of one chunk of instances, float64: about 128 MB each.
 _SCORES_PER_CHUNK = 1 << 24
 
-Progress = Callable[[int, int], None]  # (targets done, of)
+Progress = Callable[[int, int], None]  # (targets ranked, of; counted for each system)
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,11 @@ class Task:
             )
 
 
-@dataclass
 class _Tally:
-    """What is kept of one scorer, chunk by chunk."""
+    """What is kept of one scorer, instance by instance."""
 
-    ranks: list[np.ndarray] = field(default_factory=list)
-    target_scores: list[np.ndarray] = field(default_factory=list)
-    new_slots: list[np.ndarray] = field(default_factory=list)
+    def __init__(self, count: int) -> None:
+        self.ranks, self.target_scores, self.new_slots = (np.empty(count) for _ in range(3))
 
 
 def evaluate_folder(
@@ -98,33 +96,33 @@ def evaluate_instances(
     scorers = choose_baselines(instances.knowledge, task.setting)
     if model is not None:
         scorers = {MODEL: model, **scorers}
-    tallies = {name: _Tally() for name in scorers}
+    tallies = {name: _Tally(len(instances)) for name in scorers}
     k = min(task.discovery_k, instances.log.num_pois)
-    new_targets = []
+    is_new = np.empty(len(instances), bool)
     done = 0
-    for chunk in _chunks(instances):
-        visited = chunk.visited_within(task.discovery_days)
-        new_targets.append(~np.take_along_axis(visited, chunk.target_poi[:, None], axis=1)[:, 0])
-        for name, scorer in scorers.items():
+    for name, scorer in scorers.items():
+        tally = tallies[name]
+        # The counters need rising times; a model reads a user's history once for all of his targets.
+        order = np.argsort(instances.target) if name == MODEL else np.arange(len(instances))
+        for rows in _chunks(order, instances.log.num_pois):
+            chunk = instances.take(rows)
+            visited = chunk.visited_within(task.discovery_days)
             scores = scorer(chunk)
             assert scores.shape == visited.shape
-            tally = tallies[name]
-            tally.ranks.append(expected_ranks(scores, chunk.target_poi))
-            tally.target_scores.append(np.take_along_axis(scores, chunk.target_poi[:, None], axis=1)[:, 0])
+            is_new[rows] = ~np.take_along_axis(visited, chunk.target_poi[:, None], axis=1)[:, 0]
+            tally.ranks[rows] = expected_ranks(scores, chunk.target_poi)
+            tally.target_scores[rows] = np.take_along_axis(scores, chunk.target_poi[:, None], axis=1)[:, 0]
             top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-            tally.new_slots.append(1 - np.take_along_axis(visited, top, axis=1).mean(axis=1))
-        done += len(chunk)
-        if progress is not None:
-            progress(done, len(instances))
+            tally.new_slots[rows] = 1 - np.take_along_axis(visited, top, axis=1).mean(axis=1)
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(instances) * len(scorers))
 
-    discovery, is_new = instances.is_discovery(), np.concatenate(new_targets)
-    ranks = {name: np.concatenate(tally.ranks) for name, tally in tallies.items()}
+    discovery = instances.is_discovery()
+    ranks = {name: tally.ranks for name, tally in tallies.items()}
     metrics = {name: summarise(values) for name, values in ranks.items()}
     slices = {name: slice_summaries(values, discovery) for name, values in ranks.items()}
-    novelty = {
-        name: _discovery_rate(ranks[name], np.concatenate(tally.new_slots), is_new, k)
-        for name, tally in tallies.items()
-    }
+    novelty = {name: _discovery_rate(ranks[name], tally.new_slots, is_new, k) for name, tally in tallies.items()}
     result: dict[str, Any] = {
         "num_targets": len(instances),
         "num_pois": instances.log.num_pois,
@@ -134,15 +132,15 @@ def evaluate_instances(
     if model is not None:
         result |= {"metrics": metrics.pop(MODEL), "slices": slices.pop(MODEL)}
         result["discovery_rate"][MODEL] = novelty.pop(MODEL)
-        nll = -np.concatenate(tallies[MODEL].target_scores).mean(dtype=np.float64)
+        nll = -tallies[MODEL].target_scores.mean()
         result["nll_nats"] = float(nll) if np.isfinite(nll) else None
     return result | {"baselines": metrics, "baseline_slices": slices}
 
 
-def _chunks(instances: Instances) -> Iterator[Instances]:
-    size = max(1, min(256, _SCORES_PER_CHUNK // instances.log.num_pois))
-    for start in range(0, len(instances), size):
-        yield instances.take(slice(start, start + size))
+def _chunks(order: np.ndarray, num_pois: int) -> Iterator[np.ndarray]:
+    size = max(1, min(1024, _SCORES_PER_CHUNK // num_pois))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def _discovery_rate(ranks: np.ndarray, new_slots: np.ndarray, is_new: np.ndarray, k: int) -> dict[str, float | None]:

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spacetime_gr.evaluation.instances import Instances
+from spacetime_gr.generation.recommend import split_requests
 
 if TYPE_CHECKING:
+    import torch
+
     from data_pipelines.prepared import PreparedFolder
     from spacetime_gr.modeling_spacetime_gr import SpacetimeGRForCausalLM
     from spacetime_gr.tokenization_spacetime_gr import SpacetimeGRTokenizer
 
+MAX_SHARED = 32  # requests that share a row; bounds the candidate step
 # A place is known by its coordinates to about 10 m: enough to tell that two folders number different places alike.
 _SAME_PLACE_DEGREES = 1e-4
 
@@ -22,8 +26,8 @@ class ModelScorer:
     """Scores instances with a model; call it with `Instances`, get (n, num_pois) float64 log-probabilities.
 
     Args:
-        context_actions: how many of the last known actions the model reads.
-        batch_size: histories in one forward pass.
+        context_actions: the longest row of known actions that the model reads.
+        batch_size: rows in one forward pass.
         blind: hide the time of the target.
         explore_odds: factor on the odds of exploring against returning (the discovery knob; 1 = as learnt).
     """
@@ -56,20 +60,71 @@ class ModelScorer:
         self.explore_odds = explore_odds
 
     def __call__(self, instances: Instances) -> np.ndarray:
-        """(n, num_pois) float64 log-probabilities."""
-        # Histories of like length share a batch, so that little of it is padding.
-        order = np.argsort(instances.history_lengths, kind="stable")
+        """(n, num_pois) float64 log-probabilities.
+
+        Targets of one user that stand near each other share one reading of the history: a row holds at most
+        `context_actions` events, and each target sees those before it, at least half of `context_actions` where the
+        user has as many.
+        """
+        groups = self._groups(instances)
         scores = np.empty((len(instances), instances.log.num_pois))
+        # Rows of like length and like number of targets share a batch, so that little of it is padding.
+        order = np.lexsort(([len(rows) for rows in groups], [instances.history_lengths[rows[-1]] for rows in groups]))
         for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            scores[rows] = self._score(instances.take(rows))
+            batch = [groups[i] for i in order[start : start + self.batch_size]]
+            for rows, result in zip(batch, self._score(instances, batch), strict=True):
+                scores[rows] = result[: len(rows)]
         return scores
 
-    def _score(self, instances: Instances) -> np.ndarray:
+    def _groups(self, instances: Instances) -> list[np.ndarray]:
+        """Instances that share a row, each group in the order of its targets."""
+        order = np.argsort(instances.target)
+        start, stop = instances.start[order], instances.stop[order]
+        joined = (instances.base_end == instances.resume)[order]
+        groups: list[np.ndarray] = []
+        begin = 0
+        while begin < len(order):
+            end = begin + 1
+            if joined[begin]:
+                # A row may begin at the user's first event, or later if that leaves half a context before each target.
+                same_user = np.searchsorted(start, start[begin], side="right")
+                room = self.context_actions - min(stop[begin] - start[begin], self.context_actions // 2)
+                end = max(end, int(np.searchsorted(stop[:same_user], stop[begin] + room, side="right")))
+                end = min(end, begin + MAX_SHARED, begin + int(np.argmin(np.append(joined[begin:end], False))))
+            groups.append(order[begin:end])
+            begin = end
+        return groups
+
+    def _score(self, instances: Instances, groups: list[np.ndarray]) -> np.ndarray:
+        """Scores of the groups' instances, shape (groups, most instances in one, num_pois)."""
         import torch
 
+        last = instances.take(np.array([rows[-1] for rows in groups]))
+        histories = self._encode(last, self.context_actions)
+        row_tokens, last_requests, _ = split_requests(histories)
+        count = max(len(rows) for rows in groups)
+        # Every group has `count` requests; the missing ones repeat its last and are dropped by the caller.
+        members = np.stack([np.append(rows, np.full(count - len(rows), rows[-1])) for rows in groups])
+        flat = instances.take(members.ravel())
+        requests = {
+            name: values[:, -1].reshape(members.shape)
+            for name, values in self._encode(flat, self.context_actions).items()
+        }
+        length = row_tokens["input_ids"].shape[1]
+        behind = (last.stop[:, None] - instances.stop[members]) * self.tokenizer.tokens_per_action
+        after = torch.from_numpy(length - behind).to(last_requests["input_ids"].device)
+        # Positions go on from the part of the row that a request sees.
+        requests["position_ids"] = last_requests["position_ids"] - (length - after)
+        with torch.inference_mode():
+            scores = self.model.score_requests(
+                row_tokens, requests, after, self.tokenizer.index, explore_odds=self.explore_odds
+            )
+        return scores.double().cpu().numpy()
+
+    def _encode(self, instances: Instances, max_actions: int) -> dict[str, torch.Tensor]:
+        """Left-padded histories with their requests at the end."""
         log, target = instances.log, instances.target
-        events, offsets = instances.history(self.context_actions)
+        events, offsets = instances.history(max_actions)
         names = ("poi_row", "action", "timestamp", "tz_offset_minutes", "user_latitude", "user_longitude", "mode")
         columns = {name: values[events] for name in names if (values := getattr(log, name)) is not None}
         columns["user_hash"] = log.user_hash[log.user[target]]
@@ -85,10 +140,8 @@ class ModelScorer:
             mode=None if log.mode is None else log.mode[target],
             blind=self.blind,
             return_tensors="pt",
-        ).to(self.model.device)
-        with torch.inference_mode():
-            scores = self.model.score_pois(batch, self.tokenizer.index, explore_odds=self.explore_odds)
-        return scores.double().cpu().numpy()
+        )
+        return dict(batch.to(self.model.device))
 
 
 def load_scorer(

@@ -22,7 +22,7 @@ from spacetime_gr.tokenization_spacetime_gr import History, SpacetimeGRTokenizer
 if TYPE_CHECKING:
     from spacetime_gr.modeling_spacetime_gr import SpacetimeGRForCausalLM
 
-CANDIDATE_CHUNK = 512  # candidate blocks per forward step of the exact scorer; bounds its memory
+CANDIDATE_CHUNK = 512  # candidate tokens per row and forward step of the exact scorer; bounds its memory
 
 
 class RecommendMixin:
@@ -43,16 +43,38 @@ class RecommendMixin:
             explore_odds: the discovery knob, see `recommend`.
 
         Returns:
-            float32, shape (batch, num_pois), in the order of `poi_row`; each row's probabilities sum to one.
+            At least float32, shape (batch, num_pois), in the order of `poi_row`; each row's probabilities sum to one.
         """
-        prefix = _Prefix(self, batch, explore_odds)
-        blocks = torch.arange(index.num_blocks, device=prefix.block_log_probs.device)
+        return self.score_requests(*split_requests(batch), index, explore_odds)[:, 0]
+
+    @torch.inference_mode()
+    def score_requests(
+        self: "SpacetimeGRForCausalLM",  # type: ignore[misc]
+        rows: Mapping[str, Tensor],
+        requests: Mapping[str, Tensor],
+        after: Tensor,
+        index: POIIndex,
+        explore_odds: float = 1.0,
+    ) -> Tensor:
+        """Exact log-probabilities of every place, for many requests that share a history.
+
+        Args:
+            rows: left-padded histories of whole actions, shape (batch, length).
+            requests: u tokens, shape (batch, requests); each sees its own part of the history and itself.
+            after: how many columns of its row each request sees, shape (batch, requests).
+            index, explore_odds: as for `score_pois`.
+
+        Returns:
+            At least float32, shape (batch, requests, num_pois).
+        """
+        prefix = SharedHistory(self, rows, requests, after, explore_odds)
+        blocks = torch.arange(index.num_blocks, device=after.device)
         pieces = [
-            prefix.place_log_probs(chunk.expand(prefix.size, -1)).flatten(1) for chunk in blocks.split(CANDIDATE_CHUNK)
+            prefix.place_log_probs(chunk.expand(*after.shape, -1)).flatten(2)
+            for chunk in blocks.split(max(1, CANDIDATE_CHUNK // after.shape[1]))
         ]
-        flat = torch.cat(pieces, dim=1)
         columns = index.block.astype(np.int64) * index.num_inner + index.inner
-        return flat[:, torch.from_numpy(columns).to(flat.device)]
+        return torch.cat(pieces, dim=2)[:, :, torch.from_numpy(columns).to(after.device)]
 
     @torch.inference_mode()
     def recommend(
@@ -111,11 +133,12 @@ class RecommendMixin:
             mode=mode,
             max_actions=max_actions,
         )
-        prefix = _Prefix(self, {name: value.to(self.device) for name, value in requests.items()}, explore_odds)
+        on_device = {name: value.to(self.device) for name, value in requests.items()}
+        prefix = SharedHistory(self, *split_requests(on_device), explore_odds)
         beams = min(num_beams, index.num_blocks)
-        block_log_probs, blocks = prefix.block_log_probs.sort(dim=-1, descending=True, stable=True)
-        block_log_probs, blocks = block_log_probs[:, :beams], blocks[:, :beams]
-        scores = prefix.place_log_probs(blocks)  # (histories, beams, inner ids)
+        ranked, order = prefix.block_log_probs[:, 0].sort(dim=-1, descending=True, stable=True)
+        block_log_probs, blocks = ranked[:, :beams], order[:, :beams]
+        scores = prefix.place_log_probs(blocks.unsqueeze(1))[:, 0]  # (histories, beams, inner ids)
         rows = index.decode_rows(blocks.cpu().numpy()[:, :, None], np.arange(index.num_inner))
         allowed = (rows >= 0) & _allowed_places(index, points, categories, within_km, size)[
             np.arange(size)[:, None, None], np.maximum(rows, 0)
@@ -143,73 +166,107 @@ class RecommendMixin:
         ]
 
 
-class _Prefix:
-    """A batch of histories read once: block distributions, and inner distributions of candidate blocks on demand."""
+def split_requests(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Take the last token of each row off as its request: histories, requests (batch, 1), and what these see."""
+    if batch["input_ids"].shape[1] == 1:  # nothing but requests: one column of padding stands for the empty history
+        batch = {name: functional.pad(values, (1, 0)) for name, values in batch.items()}
+    rows = {name: values[:, :-1] for name, values in batch.items() if name != "labels"}
+    requests = {name: values[:, -1:] for name, values in batch.items() if name != "labels"}
+    return rows, requests, torch.full_like(requests["input_ids"], rows["input_ids"].shape[1])
 
-    def __init__(self, model: "SpacetimeGRForCausalLM", batch: Mapping[str, Tensor], explore_odds: float) -> None:
+
+class SharedHistory:
+    """Histories read once, requests beside each other after them, and candidate blocks beside each other after those.
+
+    A request sees the part of the history that it is given and itself; a candidate block sees what its request sees,
+    the request and itself. `block_log_probs` has the shape (batch, requests, num_blocks).
+    """
+
+    def __init__(
+        self,
+        model: "SpacetimeGRForCausalLM",
+        rows: Mapping[str, Tensor],
+        requests: Mapping[str, Tensor],
+        after: Tensor,
+        explore_odds: float,
+    ) -> None:
         from spacetime_gr.modeling_spacetime_gr import TokenRows, mix_into, segments
 
         self.model, self.explore_odds, self.mix_into = model, explore_odds, mix_into
-        inputs = {name: value for name, value in batch.items() if name not in ("labels", "local_time")}
-        output = model.model(**inputs, use_cache=True)
-        self.cache = output.past_key_values
-        self.length = batch["input_ids"].shape[1]
-        self.size = len(batch["input_ids"])
-        self.segment = segments(batch["position_ids"])
-        self.position_ids = batch["position_ids"][:, -1:]
-        self.local_time = batch["local_time"][:, -1:]
-        rows = TokenRows(
-            batch["input_ids"], output.last_hidden_state, self.segment, batch["local_time"], batch["user_block"]
+        self.requests, self.after = requests, after
+        side = ("user_hash", "user_block", "gap", "category", "cell")
+        output = model.model(
+            input_ids=rows["input_ids"],
+            position_ids=rows["position_ids"],
+            use_cache=True,
+            **{name: rows[name] for name in side},
         )
-        self.memory = rows.memory(model.config)
-        hidden = output.last_hidden_state[:, -1]
-        scores = model.block_scores(model.lm_head, model.places, hidden, batch["user_block"][:, -1])
+        self.cache = output.past_key_values
+        segment = segments(rows["position_ids"])
+        token_rows = TokenRows(
+            rows["input_ids"], output.last_hidden_state, segment, rows["local_time"], rows["user_block"]
+        )
+        self.memory = token_rows.memory(model.config)
+        self.segment = segment[:, -1:].expand_as(after)
+        column = torch.arange(segment.shape[1], device=segment.device)
+        # (batch, requests, length): which tokens of the history each request sees
+        self.sees = (column < after.unsqueeze(-1)) & rows["attention_mask"].bool().unsqueeze(1)
+        count = after.shape[1]
+        itself = torch.eye(count, dtype=torch.bool, device=after.device).expand(len(after), -1, -1)
+        hidden = model.model(
+            input_ids=requests["input_ids"],
+            attention_mask=torch.cat([self.sees, itself], dim=-1).unsqueeze(1),
+            position_ids=requests["position_ids"],
+            past_key_values=self.cache,
+            use_cache=True,
+            **{name: requests[name] for name in side},
+        ).last_hidden_state
+        scores = model.block_scores(model.lm_head, model.places, hidden.flatten(0, 1), requests["user_block"].flatten())
         log_probs = functional.log_softmax(full_precision(scores), dim=-1)
         if model.config.return_explore:
-            at_end = torch.full_like(self.position_ids, self.length - 1)
             pointer = model._point(
-                model.block_pointer, self.memory, hidden.unsqueeze(1), at_end, self.segment[:, -1:], self.local_time,
+                model.block_pointer, self.memory, hidden, after, self.segment, requests["local_time"],
                 self.memory.block, None, explore_odds,
             )  # fmt: skip
             log_probs = mix_into(log_probs, pointer, model.config.vocabulary.block_start)
-        self.block_log_probs = log_probs  # (batch, num_blocks)
+        self.block_log_probs = log_probs.unflatten(0, after.shape)
 
     def place_log_probs(self, blocks: Tensor) -> Tensor:
         """Log-probabilities of the places of candidate blocks.
 
         Args:
-            blocks: block ids from 0, shape (batch, candidates).
+            blocks: block ids from 0, shape (batch, requests, candidates).
 
         Returns:
-            float32 (batch, candidates, num_inner); about -1e30 where a block has no such inner id.
+            At least float32, (batch, requests, candidates, num_inner); about -1e30 where a block has no such inner id.
         """
         model, config = self.model, self.model.config
-        count = blocks.shape[1]
-        tokens = blocks + config.vocabulary.block_start
-        sees_prefix = (self.segment == self.segment[:, -1:]).unsqueeze(1).expand(-1, count, -1)
-        itself = torch.eye(count, dtype=torch.bool, device=blocks.device).expand(self.size, -1, -1)
-        output = model.model(
+        batch, count, candidates = blocks.shape
+        tokens = (blocks + config.vocabulary.block_start).flatten(1)
+
+        def repeat(values: Tensor) -> Tensor:
+            return values.repeat_interleave(candidates, dim=1)
+
+        own = torch.eye(count, dtype=torch.bool, device=blocks.device).expand(batch, -1, -1)
+        itself = torch.eye(count * candidates, dtype=torch.bool, device=blocks.device).expand(batch, -1, -1)
+        hidden = model.model(
             input_ids=tokens,
-            attention_mask=torch.cat([sees_prefix, itself], dim=-1).unsqueeze(1),
-            position_ids=(self.position_ids + 1).expand(-1, count),
+            attention_mask=torch.cat([repeat(self.sees), repeat(own), itself], dim=-1).unsqueeze(1),
+            position_ids=repeat(self.requests["position_ids"] + 1),
             past_key_values=self.cache,
             use_cache=True,
-        )
-        self.cache.crop(-count)
-        hidden = output.last_hidden_state
+        ).last_hidden_state
+        self.cache.crop(-tokens.shape[1])
         scores = model.inner_scores(model.lm_head, model.places, hidden.flatten(0, 1), blocks.flatten())
         log_probs = functional.log_softmax(full_precision(scores), dim=-1)
         if config.return_explore:
             pointer = model._point(
-                model.inner_pointer, self.memory, hidden, torch.full_like(tokens, self.length),
-                self.segment[:, -1:].expand(-1, count), self.local_time.expand(-1, count), self.memory.inner, tokens,
-                self.explore_odds,
+                model.inner_pointer, self.memory, hidden, repeat(self.after), repeat(self.segment),
+                repeat(self.requests["local_time"]), self.memory.inner, tokens, self.explore_odds,
             )  # fmt: skip
             log_probs = self.mix_into(log_probs, pointer, config.vocabulary.inner_start)
-        log_probs = log_probs.unflatten(0, (self.size, count)).masked_fill(
-            (scores <= NEVER).unflatten(0, (self.size, count)), NEVER
-        )
-        return self.block_log_probs.gather(1, blocks).unsqueeze(-1) + log_probs
+        log_probs = log_probs.masked_fill(scores <= NEVER, NEVER).unflatten(0, (batch, count, candidates))
+        return self.block_log_probs.gather(2, blocks).unsqueeze(-1) + log_probs
 
 
 def _allowed_places(

@@ -56,9 +56,23 @@ def test_scores_are_log_probabilities(scorer: ModelScorer, instances: Instances)
     assert np.exp(scores).sum(axis=1) == pytest.approx(1, abs=1e-4)
 
 
-def test_the_batch_does_not_matter(scorer: ModelScorer, instances: Instances) -> None:
-    alone = np.concatenate([scorer(instances.take(slice(i, i + 1))) for i in range(8)])
-    assert np.allclose(alone, scorer(instances)[:8], atol=1e-4)
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_shared_history_gives_the_scores_of_each_target_alone(scorer: ModelScorer, blind: bool) -> None:
+    """Exactly so where the histories fit into the context."""
+    instances = build_instances(time_split(random_log(seed=9, num_events=140, num_pois=NUM_POIS)))
+    instances = instances.take(np.flatnonzero(instances.history_lengths <= 31))
+    long = ModelScorer(scorer.model, scorer.tokenizer, context_actions=31, batch_size=5, blind=blind)
+    assert len(long._groups(instances)) < len(instances)
+    alone = np.concatenate([long(instances.take(slice(i, i + 1))) for i in range(len(instances))])
+    assert np.allclose(alone, long(instances), atol=1e-4)
+
+
+def test_each_target_reads_at_least_half_a_context(scorer: ModelScorer, instances: Instances) -> None:
+    for rows in scorer._groups(instances):
+        group = instances.take(rows)
+        first = np.maximum(group.start, group.stop[-1] - scorer.context_actions)
+        assert (group.stop - first >= np.minimum(group.history_lengths, scorer.context_actions // 2)).all()
+        assert len(set(group.start.tolist())) == 1
 
 
 def test_no_leak_from_the_target_or_what_follows(scorer: ModelScorer, instances: Instances) -> None:
