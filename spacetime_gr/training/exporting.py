@@ -35,7 +35,7 @@ def export_engine(engine: Any, tokenizer: Any, folder: Path, config: PretrainCon
 
 
 def export_run(run_dir: str | Path, out: str | Path) -> Path:
-    """The model of a run as a Hugging Face folder: its `export/` if it is finished, else made from its newest checkpoint.
+    """The model of a run as a Hugging Face folder: its `export/` if finished, else made from its newest checkpoint.
 
     One process, no GPU. For ZeRO-3 checkpoints DeepSpeed's own converter reads pickles: export only your own.
 

@@ -103,7 +103,7 @@ def check_same_run(config: PretrainConfig) -> None:
         ValueError: names the first setting that differs.
     """
     file = Path(config.run.dir) / CONFIG_FILE
-    if not file.is_file():
+    if not file.is_file() or CheckpointStore(file.parent / "checkpoints").newest() is None:
         return
     before, now = yaml.safe_load(file.read_text(encoding="utf-8")), yaml.safe_load(dump_config(config))
     for key in _FIXED:

@@ -87,7 +87,7 @@ class Trainer:
         self.stopping = False
         self.grad_norm = 0.0
         self.extra_metrics: dict[str, float | None] = {}
-        self.exports_norm = resolve_stage(config) > 0 or engine.bfloat16_enabled()
+        self.norm_from_engine = resolve_stage(config) > 0 or engine.bfloat16_enabled()
 
     @property
     def done(self) -> float:
@@ -156,12 +156,12 @@ class Trainer:
             self.window.loss_sums += out.loss_sums
             self.window.loss_counts += out.loss_counts
             self.engine.backward(out.loss * self.world.size, scale_wrt_gas=False)
-            if index == len(micro_batches) - 1 and not self.exports_norm:
+            if index == len(micro_batches) - 1 and not self.norm_from_engine:
                 # Without ZeRO, DeepSpeed clips but does not tell the norm; the gradients are averaged by now.
                 grads = [item.grad for item in self.engine.module.parameters() if item.grad is not None]
                 norm = float(torch.nn.utils.get_total_norm(grads))
             self.engine.step()
-        self.grad_norm = float(self.engine.get_global_grad_norm()) if self.exports_norm else norm
+        self.grad_norm = float(self.engine.get_global_grad_norm()) if self.norm_from_engine else norm
         if not math.isfinite(self.grad_norm):
             newest = self.store.newest()
             raise FloatingPointError(

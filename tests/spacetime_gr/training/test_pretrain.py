@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from spacetime_gr.training.checkpoints import CheckpointStore
 from spacetime_gr.training.loading import dump_config, load_config
 from spacetime_gr.training.pretrain import check_same_run, finished_before, main
 
@@ -59,6 +60,10 @@ def test_a_run_directory_holds_one_setting(file: Path) -> None:
     folder = Path(config.run.dir)
     folder.mkdir()
     (folder / "config.yaml").write_text(dump_config(config))
+    check_same_run(load_config(file, ["data.num_lanes=16"]))  # nothing was trained yet
+    store = CheckpointStore(folder / "checkpoints")
+    store.start(1)
+    store.finish(1, permanent=True, meta={})
     check_same_run(load_config(file, ["train.max_steps=50", "log.every=3"]))
     with pytest.raises(ValueError, match=r"was started with data.num_lanes=8, now data.num_lanes=16"):
         check_same_run(load_config(file, ["data.num_lanes=16"]))
