@@ -314,17 +314,23 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         pointed: Tensor,
         current_block: Tensor | None = None,
         explore_odds: float = 1.0,
+        candidates: int = 1,
     ) -> "Pointer":
         """Pointer and gate at a grid of queries.
 
         Args:
-            hidden, position, segment, local_time: of the queries, shape (batch, queries[, hidden_size]).
+            hidden: of the queries, shape (batch, queries * candidates, hidden_size).
+            position, segment, local_time: of the queries, shape (batch, queries).
             pointed: the tokens that the memories stand for, shape (batch, slots).
             current_block: block tokens of the queries, when only memories in that block count.
             explore_odds: factor on the gate's odds (the discovery knob).
+            candidates: how many states in a row share one query's place in the sequence.
         """
         visible = memory.before(position, segment)
         relation = relations(memory, local_time, visible)
+        if candidates > 1:
+            visible = visible.repeat_interleave(candidates, dim=1)
+            relation = tuple(kind.repeat_interleave(candidates, dim=1) for kind in relation)
         if current_block is not None:
             visible = visible & (memory.block.unsqueeze(1) == current_block.unsqueeze(2))
         return Pointer(pointed, *head(hidden, memory, visible, relation, explore_odds))

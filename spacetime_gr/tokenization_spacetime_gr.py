@@ -52,8 +52,8 @@ class SpacetimeGRTokenizer(PushToHubMixin):
 
     Fields, all aligned with `input_ids`: `labels` (-100 where nothing is to be learnt), `user_hash` (31-bit hash of the
     person, 0 unknown; at u), `user_block` (id of the block token where the person stood, 0 unknown; at u), `gap`
-    (bucket of the time since the last action; at u), `category` (1 + category id; at inner), `cell` (1 + position in the block;
-    at inner), `local_time` (local seconds since 1970, 0 unknown).
+    (bucket of the time since the last action; at u), `category` (1 + category id; at inner), `cell` (1 + position in
+    the block; at inner), `local_time` (local seconds since 1970, 0 unknown).
 
     Args:
         index: the POI index.
@@ -218,8 +218,9 @@ class SpacetimeGRTokenizer(PushToHubMixin):
 
         Args:
             histories: dicts of columns: `poi_id` (or `poi_row`) and `timestamp` (unix seconds, ISO strings or
-                datetimes, UTC) required; optional `action` (names; default the first), `tz_offset_minutes`, `user_latitude`,
-                `user_longitude`, `mode` (names or ids), and the scalar `user_hash`. Scalars are repeated.
+                datetimes, UTC) required; optional `action` (names; default the first), `tz_offset_minutes`,
+                `user_latitude`, `user_longitude`, `mode` (names or ids), and the scalar `user_hash`. Scalars are
+                repeated.
             return_tensors: `pt`, `np` or None (lists).
             max_actions: keep only the last so many actions of each history.
 

@@ -49,7 +49,7 @@ def evaluate(
     context_actions: Annotated[
         int, typer.Option(help="Last known actions that the model reads.", rich_help_panel=MODEL)
     ] = 128,
-    batch_size: Annotated[int, typer.Option(help="Histories in one forward pass.", rich_help_panel=MODEL)] = 64,
+    batch_size: Annotated[int, typer.Option(help="Rows in one forward pass.", rich_help_panel=MODEL)] = 8,
     explore_odds: Annotated[
         float,
         typer.Option(help="The discovery knob: factor on the odds of exploring; 1: as learnt.", rich_help_panel=MODEL),
@@ -58,19 +58,25 @@ def evaluate(
         str | None, typer.Option(help="Torch device.", show_default="cuda if there is one", rich_help_panel=MODEL)
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here.", show_default=False)] = None,
+    reuse: Annotated[
+        bool,
+        typer.Option("--reuse", help="Show what the --json file holds if it answers this very question already."),
+    ] = False,
 ) -> None:
     """Rank every held-out target among all places, with a model and with the counters it has to beat.
 
     Results are given on all targets, and on **returns** (the user has been there before) and **discoveries** apart.
     Ties are ranked at their expectation.
     """
+    import dataclasses
     import json
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from data_pipelines.prepared import PreparedFolder
-    from spacetime_gr.evaluation.harness import Task, evaluate_folder
+    from spacetime_gr.evaluation.harness import Task, evaluate_folder, fingerprint
+    from spacetime_gr.evaluation.model_files import model_files
     from spacetime_gr.evaluation.report import print_report
     from spacetime_gr.evaluation.truth import find_truth
 
@@ -83,7 +89,22 @@ def evaluate(
         discovery_k=discovery_k,
         discovery_days=discovery_days,
     )
+    if reuse and json_file is None:
+        raise ValueError("--reuse needs --json FILE: the file that may hold the answer already")
     folder = PreparedFolder(data)
+    asked = dataclasses.asdict(task) | {
+        "context_actions": context_actions,
+        "explore_odds": explore_odds,
+        "data": fingerprint([folder.path / "manifest.json"]),
+        "model": None if run is None else fingerprint(model_files(run)),
+        "truth": None if truth is None else fingerprint([truth]),
+    }
+    if reuse and json_file is not None and json_file.is_file():
+        result = json.loads(json_file.read_text(encoding="utf-8"))
+        if result.get("asked") == asked:
+            Console(stderr=True).print(f"already evaluated: {json_file}", highlight=False)
+            print_report(result, Console())
+            return
     ceiling = find_truth(folder, truth, protocol)
     scorer = None
     if run is not None:
@@ -108,8 +129,7 @@ def evaluate(
             ceiling,
             progress=lambda done, of: bar.update(ranking, completed=done, total=of),
         )
-    if run is not None:
-        result |= {"context_actions": context_actions, "explore_odds": explore_odds}
+    result["asked"] = asked
     print_report(result, Console())
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,7 @@ def recommend(
     from rich.table import Table
 
     from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
-    from spacetime_gr.evaluation.model_scorer import exported_folder
+    from spacetime_gr.evaluation.model_files import exported_folder
     from spacetime_gr.index.geometry import haversine_km
     from spacetime_gr.tokenization_spacetime_gr import unix_seconds
 

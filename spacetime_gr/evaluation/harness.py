@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,12 +82,21 @@ def evaluate_folder(
         "setting": task.setting,
         "knowledge": task.knowledge,
         "source": source,
-        "data_fingerprint": hashlib.sha256((folder.path / "manifest.json").read_bytes()).hexdigest(),
+        "data_fingerprint": fingerprint([folder.path / "manifest.json"]),
         **evaluate_instances(instances, task, model, progress),
     }
     if ceiling is not None:
         result["ceiling"] = dict(ceiling)
     return result
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """SHA-256 over the contents of files, in the order given."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
 
 
 def evaluate_instances(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spacetime_gr.evaluation.instances import Instances
+from spacetime_gr.evaluation.model_files import exported_folder
 from spacetime_gr.generation.recommend import split_requests
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class ModelScorer:
         tokenizer: SpacetimeGRTokenizer,
         *,
         context_actions: int = 128,
-        batch_size: int = 64,
+        batch_size: int = 8,
         blind: bool = False,
         explore_odds: float = 1.0,
     ) -> None:
@@ -163,6 +164,7 @@ def load_scorer(
 
     from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
 
+    torch.set_flush_denormal(True)  # probabilities near 0 would slow a CPU several times
     exported = exported_folder(run)
     tokenizer = SpacetimeGRTokenizer.from_pretrained(exported)
     _check_places(tokenizer, exported, folder)
@@ -170,21 +172,6 @@ def load_scorer(
     model = SpacetimeGRForCausalLM.from_pretrained(exported).to(device).eval()
     return ModelScorer(
         model, tokenizer, context_actions=context_actions, batch_size=batch_size, blind=blind, explore_odds=explore_odds
-    )
-
-
-def exported_folder(run: Path) -> Path:
-    """RUN/export if there is one, else RUN itself if it holds a model.
-
-    Raises:
-        ValueError: neither does.
-    """
-    for candidate in (run / "export", run):
-        if (candidate / "config.json").is_file():
-            return candidate
-    raise ValueError(
-        f"no exported model in {run}: expected {run / 'export' / 'config.json'} (a run directory) or "
-        f"{run / 'config.json'} (an exported folder); finish the run, or use --baselines-only for the counters alone"
     )
 
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from spacetime_gr.evaluation.metrics import summarise
 
 SLICES = ("return", "discovery")
-_COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")
+_PLURAL = {"return": "returns", "discovery": "discov."}
+_COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "mrr")  # what fits an 80-column terminal; the JSON holds all
 
 
 def slice_summaries(ranks: np.ndarray, discovery: np.ndarray) -> dict[str, dict[str, float | int | None]]:
@@ -26,13 +27,14 @@ def print_report(result: Mapping[str, Any], console: Console) -> None:
     slices = next(iter(result["baseline_slices"].values()))
     table = Table(
         title=f"{result['protocol']}, {result['knowledge']}, {result['setting']}: "
-        f"{result['num_targets']:,} targets among {result['num_pois']:,} places"
+        f"{result['num_targets']:,} targets among {result['num_pois']:,} places",
+        padding=(0, 0, 0, 1),
     )
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in _COLUMNS:
-        table.add_column(name.upper(), justify="right")
+        table.add_column(name.upper(), justify="right", no_wrap=True)
     for name in SLICES:
-        table.add_column(f"HR@10 on {slices[name]['num_targets']:,} {_plural(name)}", justify="right")
+        table.add_column(f"{slices[name]['num_targets']:,}\n{_PLURAL[name]}\nHR@10", justify="right")
     if "metrics" in result:
         table.add_row(*_cells("model", result["metrics"], result["slices"]), style="bold", end_section=True)
     for name, metrics in result["baselines"].items():
@@ -50,7 +52,3 @@ def print_report(result: Mapping[str, Any], console: Console) -> None:
 def _cells(label: str, metrics: Mapping[str, Any], slices: Mapping[str, Any]) -> list[str]:
     values = [metrics.get(name) for name in _COLUMNS] + [slices.get(name, {}).get("hr@10") for name in SLICES]
     return [label, *("-" if value is None else f"{value:.4f}" for value in values)]
-
-
-def _plural(name: str) -> str:
-    return {"return": "returns", "discovery": "discoveries"}[name]

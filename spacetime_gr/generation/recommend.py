@@ -22,7 +22,7 @@ from spacetime_gr.tokenization_spacetime_gr import History, SpacetimeGRTokenizer
 if TYPE_CHECKING:
     from spacetime_gr.modeling_spacetime_gr import SpacetimeGRForCausalLM
 
-CANDIDATE_CHUNK = 512  # candidate tokens per row and forward step of the exact scorer; bounds its memory
+CANDIDATE_CHUNK = 256  # candidate tokens per row and forward step of the exact scorer; bounds its memory
 
 
 class RecommendMixin:
@@ -261,8 +261,8 @@ class SharedHistory:
         log_probs = functional.log_softmax(full_precision(scores), dim=-1)
         if config.return_explore:
             pointer = model._point(
-                model.inner_pointer, self.memory, hidden, repeat(self.after), repeat(self.segment),
-                repeat(self.requests["local_time"]), self.memory.inner, tokens, self.explore_odds,
+                model.inner_pointer, self.memory, hidden, self.after, self.segment, self.requests["local_time"],
+                self.memory.inner, tokens, self.explore_odds, candidates,
             )  # fmt: skip
             log_probs = self.mix_into(log_probs, pointer, config.vocabulary.inner_start)
         log_probs = log_probs.masked_fill(scores <= NEVER, NEVER).unflatten(0, (batch, count, candidates))

@@ -76,8 +76,8 @@ class Memory:
         return earlier & (self.segment.unsqueeze(1) == segment.unsqueeze(2)) & self.filled.unsqueeze(1)
 
 
-def relations(memory: Memory, local_time: Tensor, visible: Tensor) -> Tensor:
-    """How each query relates to each memory, as positions in one table of biases, shape (batch, queries, slots, 4).
+def relations(memory: Memory, local_time: Tensor, visible: Tensor) -> tuple[Tensor, ...]:
+    """How each query relates to each memory: four positions in one table of biases, each (batch, queries, slots).
 
     Time passed (log buckets of hours), difference of the hour of day (0 to 12), of the day (same weekday, both working
     days, both weekend, mixed), and how many actions ago (log buckets). Where a time is hidden, the bucket 'unknown'.
@@ -97,14 +97,11 @@ def relations(memory: Memory, local_time: Tensor, visible: Tensor) -> Tensor:
     ago = visible.flip(-1).cumsum(-1).flip(-1).clamp(min=1)
     recency = (2.0 * torch.log2(ago.float())).long().clamp(max=NUM_RECENCY - 1)
     zero = torch.zeros_like(elapsed)
-    return torch.stack(
-        [
-            torch.where(unknown, zero, elapsed),
-            NUM_ELAPSED + torch.where(unknown, zero, hour),
-            NUM_ELAPSED + NUM_HOUR + torch.where(unknown, zero, day),
-            NUM_ELAPSED + NUM_HOUR + NUM_DAY + recency,
-        ],
-        dim=-1,
+    return (
+        torch.where(unknown, zero, elapsed),
+        NUM_ELAPSED + torch.where(unknown, zero, hour),
+        NUM_ELAPSED + NUM_HOUR + torch.where(unknown, zero, day),
+        NUM_ELAPSED + NUM_HOUR + NUM_DAY + recency,
     )
 
 
@@ -120,7 +117,7 @@ class ReturnExplore(nn.Module):
         self.gate = nn.Linear(config.hidden_size, 1)
 
     def forward(
-        self, hidden: Tensor, memory: Memory, visible: Tensor, relation: Tensor, explore_odds: float = 1.0
+        self, hidden: Tensor, memory: Memory, visible: Tensor, relation: tuple[Tensor, ...], explore_odds: float = 1.0
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Pointer and gate for a grid of queries.
 
@@ -128,7 +125,7 @@ class ReturnExplore(nn.Module):
             hidden: states of the queries, shape (batch, queries, hidden_size).
             memory: what can be pointed to.
             visible: which memories each query may point to, shape (batch, queries, slots).
-            relation: from `relations`, shape (batch, queries, slots, 4).
+            relation: from `relations`, each (batch, queries, slots).
             explore_odds: factor on the gate's odds g / (1 - g): the discovery knob (1 = as learnt).
 
         Returns:
@@ -137,8 +134,8 @@ class ReturnExplore(nn.Module):
         """
         scores = self.scale * self.query(hidden) @ self.key(memory.hidden).transpose(1, 2)
         bias = self.relation(hidden)
-        for kind in range(relation.shape[-1]):
-            scores = scores + bias.gather(-1, relation[..., kind])
+        for kind in relation:
+            scores = scores + bias.gather(-1, kind)
         scores = full_precision(scores).masked_fill(~visible, NEVER)
         anything = visible.any(-1)
         log_weights = torch.where(visible, functional.log_softmax(scores, dim=-1), NEVER)

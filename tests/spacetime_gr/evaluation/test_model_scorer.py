@@ -9,7 +9,8 @@ from spacetime_gr import POIIndex, SpacetimeGRConfig, SpacetimeGRForCausalLM, Sp
 from spacetime_gr.evaluation.events import EventLog
 from spacetime_gr.evaluation.harness import Task, evaluate_folder
 from spacetime_gr.evaluation.instances import Instances, build_instances
-from spacetime_gr.evaluation.model_scorer import ModelScorer, exported_folder, load_scorer
+from spacetime_gr.evaluation.model_files import exported_folder
+from spacetime_gr.evaluation.model_scorer import ModelScorer, load_scorer
 from spacetime_gr.evaluation.protocols import time_split
 from tests.spacetime_gr.conftest import make_pois
 from tests.spacetime_gr.evaluation.folders import write_folder
