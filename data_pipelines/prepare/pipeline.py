@@ -82,8 +82,8 @@ def write_content(
     poi_table = engine.table(pois.order_by("poi_row")).select(_POI_SCHEMA.names).cast(_POI_SCHEMA)
     if not poi_table["train_visits"].to_numpy().any():
         raise ValueError(
-            "no event is left to train on: see --train-fraction, --min-poi-visits, --min-user-events, and whether the "
-            "source's rows are as its format says"
+            f"no event is left to train on ({_reasons(checked, unplaced, source, engine)}); check --format, "
+            "--train-fraction, --min-poi-visits and --min-user-events"
         )
     pq.write_table(poi_table, folder / "pois.parquet", compression="zstd")
 
@@ -108,7 +108,8 @@ def write_content(
             "users": summary["users"],
             "pois": poi_table.num_rows,
             "categories": len(poi_table["category"].drop_null().unique()),
-            "places_recovered": summary["places_recovered"],
+            # Where no event has coordinates, all places come from the POI table and none had to be recovered.
+            "places_recovered": summary["placeless"] - summary["unplaced"] if summary["placed"] else 0,
             "offsets_replaced": summary["offsets_replaced"],
             "splits": counts,
         },
@@ -122,7 +123,7 @@ def write_content(
 
 def _check(source: RawSource, engine: Engine, key: str, options: PrepareOptions) -> _Checked:
     keep = options.duplicates == "keep" or (options.duplicates == "auto" and source.keep_duplicates)
-    typed = engine.materialise(typed_events(source.events, key), "typed_events")
+    typed = _without_empty(engine.materialise(typed_events(source.events, key), "typed_events"), engine)
     events = engine.materialise(checked_events(typed, options.latest(), keep), "checked_events")
     engine.drop("typed_events")
     pois = bad_pois = None
@@ -145,6 +146,18 @@ def _check(source: RawSource, engine: Engine, key: str, options: PrepareOptions)
     judged = engine.materialise(judged, "judged_events")
     engine.drop("checked_events")
     return _Checked(judged, judged.filter(judged.reason.isnull()), pois, bad_pois)
+
+
+def _without_empty(typed: ir.Table, engine: Engine) -> ir.Table:
+    """Leave out optional columns that no row fills, so shards carry what the source knows and nothing else."""
+    optional = [name for name in ("user_latitude", "user_longitude", "mode", "trajectory") if name in typed.columns]
+    if not optional:
+        return typed
+    filled = engine.row(typed.agg(**{name: typed[name].notnull().any() for name in optional}))
+    empty = {name for name in optional if not filled[name]}
+    if empty & {"user_latitude", "user_longitude"}:
+        empty |= {"user_latitude", "user_longitude"} & set(optional)
+    return typed.drop(*empty) if empty else typed
 
 
 def _split(
@@ -231,11 +244,18 @@ def _write_rejected(
     return dict(zip(counts["reason"].to_pylist(), counts["num"].to_pylist(), strict=True))
 
 
+def _reasons(checked: _Checked, unplaced: ir.Table, source: RawSource, engine: Engine) -> str:
+    """Short account of why rows were rejected, for an error message."""
+    events = checked.events.select("reason").union(unplaced.select(reason="no_place"))
+    table = engine.table(events.group_by("reason").agg(num=events.count()).order_by("reason"))
+    counts = {row["reason"] or "usable": row["num"] for row in table.to_pylist()}
+    counts |= {"malformed or undecodable": len(source.malformed)} if source.malformed else {}
+    return ", ".join(f"{num:,} rows: {reason}" for reason, num in counts.items()) or "the source holds no rows"
+
+
 def _summary(checked: _Checked, good: ir.Table, unplaced: ir.Table, events: ir.Table, engine: Engine) -> dict[str, int]:
-    counts = checked.events.agg(rows_read=checked.events.count())
-    facts = good.agg(
-        good=good.count(), places_recovered=good.no_place.notnull().sum(), offsets_replaced=good.bad_offset.sum()
-    )
+    counts = checked.events.agg(rows_read=checked.events.count(), placed=checked.events.latitude.count())
+    facts = good.agg(good=good.count(), placeless=good.no_place.count(), offsets_replaced=good.bad_offset.sum())
     kept = events.agg(kept=events.count(), users=events.user_hash.nunique())
     lost = unplaced.agg(unplaced=unplaced.count())
     row = engine.row(counts.cross_join(facts).cross_join(kept).cross_join(lost))

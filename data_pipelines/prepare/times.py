@@ -29,7 +29,7 @@ def unix_seconds(column: ir.Column) -> ir.IntegerValue:
     """
     if isinstance(column, ir.TimestampValue):
         return column.epoch_seconds().cast("int64")
-    if isinstance(column, ir.NumericValue):
+    if isinstance(column, ir.NumericValue) and not isinstance(column, ir.BooleanValue):
         return _from_number(column.cast("float64"))
     if not isinstance(column, ir.StringValue):
         raise ValueError(f"the column timestamp has type {column.type()}: expected text, numbers or timestamps")
@@ -40,9 +40,13 @@ def unix_seconds(column: ir.Column) -> ir.IntegerValue:
 
 def _from_number(number: ir.NumericValue) -> ir.IntegerValue:
     size = number.abs()
-    branches = [(size < limit, (number / unit).floor()) for limit, unit in _UNIT_LIMITS]
-    # NaN is greater than every limit, so it falls through to null as too large numbers do.
-    return ibis.cases(*branches, else_=ibis.null("float64")).try_cast("int64")
+    # The unit is chosen before anything is cast: an engine may evaluate a cast that no branch asks for.
+    unit = ibis.cases(
+        (number.isnan(), ibis.null("float64")),
+        *((size < limit, float(unit)) for limit, unit in _UNIT_LIMITS),
+        else_=ibis.null("float64"),
+    )
+    return (number.nullif(float("nan")) / unit).floor().cast("int64")
 
 
 def _from_iso(text: ir.StringValue) -> ir.IntegerValue:

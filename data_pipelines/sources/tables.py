@@ -110,7 +110,11 @@ def _tables(folder: Path, stem: str) -> tuple[Path, ...]:
     inner = folder / stem
     if inner.is_dir():
         return find(inner, _FILE_PATTERNS)
-    return find(folder, [f"{stem}{suffix}{packed}" for suffix in TABLE_SUFFIXES for packed in ("", ".gz")])
+    files = find(folder, [f"{stem}{suffix}{packed}" for suffix in TABLE_SUFFIXES for packed in ("", ".gz")])
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise ValueError(f"{folder} holds several tables of {stem} ({names}); keep one, or put the parts in {inner}/")
+    return files
 
 
 def _columns(file: Path, names: Mapping[str, Sequence[str]], required: Sequence[str]) -> dict[str, str]:

@@ -4,12 +4,13 @@ Every column is taken as text: what a value means is decided later, row by row, 
 of a column. Files are streamed in blocks, so memory does not grow with the file.
 """
 
+import codecs
 import csv
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,9 @@ import pyarrow.parquet as pq
 from data_pipelines.sources.base import Progress
 
 _BLOCK_BYTES = 8 << 20
+_LONGEST_ROW_BYTES = 64 << 20
+# What stands for undecodable bytes; a row that holds it in a damaged block is set aside.
+_REPLACEMENT = "\ufffd"
 _LINE_COLUMN = "line"
 # Cannot stand unescaped inside JSON, so a JSON line is always one column.
 _UNIT_SEPARATOR = "\x1f"
@@ -53,14 +57,12 @@ def header(file: Path, layout: TextLayout) -> list[str]:
     """
     if layout.names is not None:
         return list(layout.names)
-    opener = gzip.open if file.suffix == ".gz" else open
     try:
-        with opener(file, "rt", encoding=layout.encoding, errors="replace", newline="") as lines:
-            names = next(csv.reader(lines, delimiter=layout.delimiter), [])
+        with _open(file) as content:
+            line = content.readline(_BLOCK_BYTES).decode(layout.encoding, errors="replace")
     except (OSError, EOFError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    if names:
-        names[0] = names[0].removeprefix("\ufeff")
+    names = next(csv.reader([line.removeprefix("\ufeff")], delimiter=layout.delimiter), [])
     names = [name.strip() for name in names]
     if not any(names):
         raise ValueError(f"{file} is empty: expected a header line with column names")
@@ -99,50 +101,84 @@ def stage_text(
         [("source_file", pa.string()), ("source_row", pa.int64()), *((column, pa.string()) for column in columns)]
     )
     rejected: list[tuple[str, int, str]] = []
-    num_rows = 0
+    num_rows = 0 if layout.names is not None else 1
+    empty = True
     try:
         with pq.ParquetWriter(target, schema, compression="lz4") as writer:
-            for rows, batch in _numbered_batches(file, layout, names, list(columns.values()), name, rejected):
-                if layout.encoding == "latin-1":
-                    batch = pa.record_batch([_latin1_as_text(column) for column in batch.columns], batch.schema.names)
-                for part_rows, part in _decodable(rows, batch, name, rejected):
-                    origin = [pa.repeat(pa.scalar(name), part.num_rows), pa.array(part_rows)]
-                    writer.write_batch(pa.record_batch([*origin, *part.columns], schema=schema))
-                num_rows += len(rows)
+            for block, damaged in _blocks(file, layout):
+                table, lines, malformed = _parse(block, layout, names, list(columns.values()))
+                rejected += [(name, num_rows + line, "malformed row") for line in malformed]
+                rows = lines + num_rows
+                num_rows += len(lines) + len(malformed)
+                filled = _any(table, lambda column: pc.greater(pc.binary_length(column), 0))
+                bad = _any(table, lambda column: pc.match_substring(column, _REPLACEMENT)) if damaged else ~filled
+                rejected += [(name, int(row), "undecodable text") for row in rows[filled & bad]]
+                good = filled & ~bad
+                origin = [pa.repeat(pa.scalar(name), int(good.sum())), pa.array(rows[good])]
+                kept = table.filter(pa.array(good)).combine_chunks()
+                writer.write_table(pa.table([*origin, *kept.columns], schema=schema))
+                empty = empty and not filled.any() and not malformed
                 progress(f"reading {name}: {num_rows:,} rows")
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise ValueError(f"{file} cannot be read after row {num_rows:,}: {error}") from error
-    if num_rows == 0 and not rejected and layout.names is not None:
+    if empty and layout.names is not None:
         raise ValueError(f"{file} is empty: expected one event a line")
     return rejected
 
 
-def _numbered_batches(
-    file: Path,
-    layout: TextLayout,
-    names: list[str],
-    wanted: list[str],
-    file_name: str,
-    rejected: list[tuple[str, int, str]],
-) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-    """Batches of raw bytes with the line number of every row; blank lines are left out."""
-    skipped: list[int] = []
-    header_lines = 0 if layout.names is not None else 1
+def _blocks(file: Path, layout: TextLayout) -> Iterator[tuple[bytes, bool]]:
+    """Blocks of whole rows in UTF-8, without the header; whether undecodable bytes were replaced in it."""
+    with _open(file) as content:
+        rest = content.read(_BLOCK_BYTES)
+        rest = rest.removeprefix(codecs.BOM_UTF8)
+        if layout.names is None:
+            rest = rest.partition(b"\n")[2]
+        while True:
+            more = content.read(_BLOCK_BYTES)
+            end = _last_row_end(rest, layout) if more else len(rest)
+            if end > 0:
+                yield _as_utf8(rest[:end], layout)
+            if not more:
+                return
+            rest = rest[end:] + more
+            if len(rest) > _LONGEST_ROW_BYTES:
+                raise ValueError(
+                    f"{file} holds a row of more than {_LONGEST_ROW_BYTES >> 20} MiB: is a quote not closed?"
+                )
+
+
+def _last_row_end(block: bytes, layout: TextLayout) -> int:
+    """Position behind the last line break that is not inside quotes; 0 if there is none."""
+    end = block.rfind(b"\n") + 1
+    while layout.quoted and block.count(b'"', 0, end) % 2 == 1:
+        end = block.rfind(b"\n", 0, block.rfind(b'"', 0, end)) + 1
+    return end
+
+
+def _as_utf8(block: bytes, layout: TextLayout) -> tuple[bytes, bool]:
+    if layout.encoding == "latin-1":
+        return block.decode("latin-1").encode(), False
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return block.decode(errors="replace").encode(), True
+    return block, False
+
+
+def _parse(
+    block: bytes, layout: TextLayout, names: list[str], wanted: list[str]
+) -> tuple[pa.Table, np.ndarray, list[int]]:
+    """The wanted columns of the well-formed rows, their row numbers, and those of malformed rows (the first is 1)."""
+    malformed: list[int] = []
 
     def skip(row: pacsv.InvalidRow) -> str:
-        skipped.append(row.number)
-        rejected.append((file_name, row.number, "malformed row"))
+        malformed.append(row.number)
         return "skip"
 
-    reader = pacsv.open_csv(
-        file,
-        # Without threads, or pyarrow does not know the number of an invalid row.
-        read_options=pacsv.ReadOptions(
-            use_threads=False,
-            block_size=_BLOCK_BYTES,
-            column_names=names,
-            skip_rows=header_lines,
-        ),
+    table = pacsv.read_csv(
+        pa.BufferReader(block),
+        # Without threads, or pyarrow does not know the number of a malformed row.
+        read_options=pacsv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
         parse_options=pacsv.ParseOptions(
             delimiter=layout.delimiter,
             quote_char='"' if layout.quoted else False,
@@ -151,52 +187,17 @@ def _numbered_batches(
             invalid_row_handler=skip,
         ),
         convert_options=pacsv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.binary()),
-            include_columns=wanted,
-            strings_can_be_null=False,
-            check_utf8=False,
+            column_types=dict.fromkeys(names, pa.string()), include_columns=wanted, strings_can_be_null=False
         ),
     )
-    first = 0
-    with reader:
-        for batch in reader:
-            # The k-th good row stands after all skipped rows whose count of good rows before them is at most k.
-            good_before = np.asarray(skipped, dtype=np.int64) - header_lines - 1 - np.arange(len(skipped))
-            good = np.arange(first, first + batch.num_rows)
-            rows = good + np.searchsorted(good_before, good, side="right") + header_lines + 1
-            first += batch.num_rows
-            lengths = sum(pc.binary_length(column).to_numpy() for column in batch.columns)
-            filled = np.asarray(lengths) > 0
-            yield rows[filled], batch if filled.all() else batch.filter(pa.array(filled))
+    lines = np.setdiff1d(np.arange(1, table.num_rows + len(malformed) + 1), malformed, assume_unique=True)
+    return table, lines, malformed
 
 
-def _latin1_as_text(column: pa.BinaryArray) -> pa.StringArray:
-    """Latin-1 bytes as text. (Not pyarrow's own transcoding: it hangs when reading stops before the end.)"""
-    _, offset_buffer, data_buffer = column.buffers()
-    offsets = np.frombuffer(offset_buffer, dtype=np.int32)[column.offset : column.offset + len(column) + 1]
-    data = np.frombuffer(data_buffer or b"", dtype=np.uint8)[offsets[0] : offsets[-1]]
-    # A byte from 0x80 on takes two bytes in UTF-8.
-    longer = np.concatenate([[0], np.cumsum(data >= 0x80)])
-    starts = offsets - offsets[0]
-    moved = (starts + longer[starts]).astype(np.int32)
-    text = data.tobytes().decode("latin-1").encode()
-    return pa.StringArray.from_buffers(len(column), pa.py_buffer(moved), pa.py_buffer(text))
+def _any(table: pa.Table, test: Callable[[pa.ChunkedArray], pa.ChunkedArray]) -> np.ndarray:
+    """Rows in which any column passes a test: bool of shape (rows,)."""
+    return np.any([test(column).to_numpy() for column in table.columns], axis=0)
 
 
-def _decodable(
-    rows: np.ndarray, batch: pa.RecordBatch, file_name: str, rejected: list[tuple[str, int, str]]
-) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-    """The rows of a batch that are UTF-8, as text; halves a batch until the bad rows stand alone."""
-    if batch.num_rows == 0:
-        return
-    try:
-        columns = [column.cast(pa.string()) for column in batch.columns]
-    except pa.ArrowInvalid:
-        if batch.num_rows == 1:
-            rejected.append((file_name, int(rows[0]), "undecodable text"))
-            return
-        middle = batch.num_rows // 2
-        yield from _decodable(rows[:middle], batch.slice(0, middle), file_name, rejected)
-        yield from _decodable(rows[middle:], batch.slice(middle), file_name, rejected)
-        return
-    yield rows, pa.record_batch(columns, names=batch.schema.names)
+def _open(file: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(file) if file.suffix == ".gz" else file.open("rb"))
