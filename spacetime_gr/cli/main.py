@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from spacetime_gr.cli.evaluate import evaluate
+from spacetime_gr.cli.export import export
 from spacetime_gr.cli.prepare import prepare
 from spacetime_gr.cli.recommend import recommend
 from spacetime_gr.cli.simulate import simulate
@@ -18,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-for command in (simulate, prepare, evaluate, recommend):
+for command in (simulate, prepare, evaluate, recommend, export):
     app.command()(command)
 
 

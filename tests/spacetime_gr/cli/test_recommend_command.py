@@ -1,0 +1,113 @@
+"""The recommend command: from a history file to a table and JSON, and what it says to wrong input."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from spacetime_gr import SpacetimeGRTokenizer
+from spacetime_gr.cli.main import app
+from tests.spacetime_gr.test_modeling_spacetime_gr import make_model
+
+WHEN = "2012-06-20T10:00:00Z"
+
+
+@pytest.fixture(scope="module")
+def run(tokenizer: SpacetimeGRTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with an untrained model."""
+    folder = tmp_path_factory.mktemp("run")
+    make_model(tokenizer).save_pretrained(folder / "export")
+    tokenizer.save_pretrained(folder / "export")
+    return folder
+
+
+@pytest.fixture
+def history(tokenizer: SpacetimeGRTokenizer, tmp_path: Path) -> Path:
+    """Three actions, one of them at a place that nobody knows, out of order."""
+    ids = tokenizer.index.poi_ids.take([3, 40]).to_pylist()
+    frame = pd.DataFrame(
+        {
+            "poi_id": [ids[1], "nowhere", ids[0]],
+            "timestamp": ["2012-06-20T09:00:00Z", "2012-06-19T09:00:00Z", "2012-06-18T09:00:00Z"],
+            "tz_offset_minutes": -240,
+        }
+    )
+    frame.to_csv(tmp_path / "history.csv", index=False)
+    return tmp_path / "history.csv"
+
+
+def call(*arguments: object) -> tuple[int, str, BaseException | None]:
+    """Exit code, output and error of the command."""
+    result = CliRunner().invoke(app, ["recommend", *map(str, arguments)])
+    return result.exit_code, result.output, result.exception
+
+
+def test_table_and_json(run: Path, history: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out" / "places.json"
+    code, output, error = call(
+        run,
+        "--history",
+        history,
+        "--at",
+        WHEN,
+        "--lat",
+        40.7,
+        "--lon",
+        -74.0,
+        "-k",
+        5,
+        "--json",
+        file,
+        "--user-id",
+        "7",
+    )
+    assert (code, error) == (0, None)
+    assert "3 actions read, 1 at unknown places" in output
+    places = json.loads(file.read_text())["places"]
+    assert [place["rank"] for place in places] == [1, 2, 3, 4, 5]
+    probabilities = [place["log_prob"] for place in places]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert all(place["distance_km"] < 100 for place in places)
+
+
+def test_formats_and_times_agree(run: Path, history: Path, tmp_path: Path) -> None:
+    """CSV, gzipped CSV, JSONL and Parquet, ISO and unix seconds: the same places."""
+    frame = pd.read_csv(history)
+    seconds = pd.to_datetime(frame["timestamp"], utc=True).astype("datetime64[s, UTC]").astype("int64")
+    frame.to_csv(tmp_path / "h.csv.gz", index=False)
+    frame.to_json(tmp_path / "h.jsonl", orient="records", lines=True)
+    frame.assign(timestamp=seconds).to_parquet(tmp_path / "h.parquet")
+    answers = []
+    for name, at in (("history.csv", WHEN), ("h.csv.gz", WHEN), ("h.jsonl", WHEN), ("h.parquet", "1340186400")):
+        code, _, error = call(run, "--history", tmp_path / name, "--at", at, "--json", tmp_path / "a.json")
+        assert (code, error) == (0, None)
+        answers.append(json.loads((tmp_path / "a.json").read_text()))
+    assert all(answer == answers[0] for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (lambda frame: frame.drop(columns="timestamp"), (), "no column 'timestamp'"),
+        (lambda frame: frame.assign(poi_id=[None, "a", "b"]), (), "row 0 has no poi_id"),
+        (lambda frame: frame, ("--lat", 40.7), "--lat and --lon go together"),
+        (lambda frame: frame, ("--category", "volcano"), "unknown categories"),
+        (lambda frame: frame.assign(action="teleport"), (), "unknown action 'teleport'"),
+    ],
+)
+def test_wrong_input(run: Path, history: Path, change: object, arguments: tuple, message: str) -> None:
+    change(pd.read_csv(history)).to_csv(history, index=False)  # type: ignore[operator]
+    code, _, error = call(run, "--history", history, "--at", WHEN, *arguments)
+    assert code == 1
+    assert isinstance(error, ValueError)
+    assert message in str(error)
+
+
+def test_missing_files(run: Path, tmp_path: Path) -> None:
+    _, _, error = call(run, "--history", tmp_path / "none.csv", "--at", WHEN)
+    assert "no such file" in str(error)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 cut short")
+    _, _, error = call(run, "--history", tmp_path / "broken.parquet", "--at", WHEN)
+    assert "cannot be read as .parquet" in str(error)
