@@ -26,8 +26,10 @@ class Engine:
         settings = {"temp_directory": str(work / "spill"), "disabled_optimizers": "statistics_propagation"}
         if memory_limit is not None:
             settings["memory_limit"] = memory_limit
-        with user_errors():
+        try:
             self.connection: SQLBackend = ibis.duckdb.connect(**settings)
+        except duckdb.Error as error:
+            raise ValueError(f"memory_limit is {memory_limit!r}: expected a size such as '8GB' ({error})") from error
 
     def close(self) -> None:
         """Close the connection and drop its temporary tables."""
@@ -74,9 +76,14 @@ class Engine:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn what the engine says about unreadable input and scarce resources into a ValueError."""
+    """Turn what the engine says of unreadable input and scarce resources into ValueError; let Ctrl-C be Ctrl-C."""
     try:
         yield
+    except RuntimeError as error:
+        # So DuckDB reports Ctrl-C during a query.
+        if "interrupted" in str(error).lower():
+            raise KeyboardInterrupt from error
+        raise
     except duckdb.OutOfMemoryException as error:
         raise ValueError(f"the engine ran out of memory: {error}; raise --memory-limit or free memory") from error
     except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:

@@ -107,7 +107,7 @@ def stage_text(
         with pq.ParquetWriter(target, schema, compression="lz4") as writer:
             for block, damaged in _blocks(file, layout):
                 table, lines, malformed = _parse(block, layout, names, list(columns.values()))
-                rejected += [(name, num_rows + line, "malformed row") for line in malformed]
+                rejected += [(name, num_rows + row, "malformed row") for row, size in malformed for _ in range(size)]
                 rows = lines + num_rows
                 num_rows += len(lines) + len(malformed)
                 filled = _any(table, lambda column: pc.greater(pc.binary_length(column), 0))
@@ -167,12 +167,16 @@ def _as_utf8(block: bytes, layout: TextLayout) -> tuple[bytes, bool]:
 
 def _parse(
     block: bytes, layout: TextLayout, names: list[str], wanted: list[str]
-) -> tuple[pa.Table, np.ndarray, list[int]]:
-    """The wanted columns of the well-formed rows, their row numbers, and those of malformed rows (the first is 1)."""
-    malformed: list[int] = []
+) -> tuple[pa.Table, np.ndarray, list[tuple[int, int]]]:
+    """The wanted columns of the well-formed rows, their numbers (the first is 1), and the malformed rows.
+
+    A malformed row is its number and how many lines it holds: a quote that is never closed swallows all that follow,
+    and each of those is a row lost.
+    """
+    malformed: list[tuple[int, int]] = []
 
     def skip(row: pacsv.InvalidRow) -> str:
-        malformed.append(row.number)
+        malformed.append((row.number, len(row.text.splitlines())))
         return "skip"
 
     table = pacsv.read_csv(
@@ -190,7 +194,8 @@ def _parse(
             column_types=dict.fromkeys(names, pa.string()), include_columns=wanted, strings_can_be_null=False
         ),
     )
-    lines = np.setdiff1d(np.arange(1, table.num_rows + len(malformed) + 1), malformed, assume_unique=True)
+    numbers = np.arange(1, table.num_rows + len(malformed) + 1)
+    lines = np.setdiff1d(numbers, [number for number, _ in malformed], assume_unique=True)
     return table, lines, malformed
 
 

@@ -112,6 +112,12 @@ def test_broken_json_lines_are_rows_without_a_user(tmp_path: Path) -> None:
     assert folder.schema.names == ["user_hash", "poi_row", "action", "timestamp", "tz_offset_minutes"]
 
 
+def test_lines_behind_an_open_quote_are_counted_one_by_one(tmp_path: Path) -> None:
+    source = tmp_path / "events.csv"
+    source.write_bytes(HEADER + b'1,a,1700000000,1.0,2.0,\n1,"open,1700000001,1,2,\n' + b"1,a,1700000002,1,2,\n" * 3)
+    assert rejected(run(source)) == [(3, "malformed row")] * 4
+
+
 def test_damage_and_line_numbers_across_blocks(tmp_path: Path, monkeypatch: object) -> None:
     import data_pipelines.sources.text as text
 

@@ -145,6 +145,11 @@ def test_settings_out_of_range_are_named(change: dict[str, object], message: str
         PrepareOptions(**change)  # type: ignore[arg-type]
 
 
+def test_a_memory_limit_that_is_no_size_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="memory_limit is 'lots'"):
+        prepared(event_table(), tmp_path, PrepareOptions(memory_limit="lots"))
+
+
 def test_the_whole_catalogue_needs_a_poi_table(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no POI table"):
         prepared(event_table(), tmp_path, PrepareOptions(catalogue="all"))
