@@ -40,7 +40,7 @@ REASONS = {
 def identifier(column: ir.Column) -> ir.StringValue:
     """An id of any type as trimmed text; null if empty. Whole floats lose their `.0`, so 7 and 7.0 are one id."""
     if isinstance(column, ir.FloatingValue):
-        whole = column.isnan().negate() & (column == column.floor()) & (column.abs() < 2**53)
+        whole = ~column.isnan() & (column == column.floor()) & (column.abs() < 2**53)
         text = ibis.ifelse(whole, column.try_cast("int64").cast("string"), column.cast("string"))
         return ibis.ifelse(column.isnan(), ibis.null("string"), text)
     return column.cast("string").strip().nullif("")
