@@ -147,6 +147,7 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
     def __init__(self, config: SpacetimeGRConfig) -> None:
         super().__init__(config)
         self.model = SpacetimeGRModel(config)
+        assert config.vocab_size is not None  # filled by the configuration
         self.lm_head = RangeLinear(config.hidden_size, config.vocab_size, bias=False)
         self.places = PlaceTable(config)
         self.block_scores = BlockScores(config)

@@ -110,7 +110,8 @@ class SpacetimeGRTokenizer(PushToHubMixin):
         Args:
             columns: flat per-action arrays of all sequences, one after the other, each in time order: `poi_row` (-1
                 unknown), `action` (ids), `timestamp` (s UTC), `tz_offset_minutes`; optional `user_latitude`,
-                `user_longitude` (where the person stood, NaN unknown), `mode` (ids). Optional `user_hash` per sequence.
+                `user_longitude` (where the person stood, NaN unknown), `mode` (ids, -1 inferred). Optional `user_hash`
+                per sequence.
             offsets: first action of each sequence, and the end, shape (num_sequences + 1,).
             interest: which actions are supervised, shape (num_actions,); default all.
 
@@ -133,14 +134,13 @@ class SpacetimeGRTokenizer(PushToHubMixin):
         local_time = timestamp + 60 * np.asarray(columns["tz_offset_minutes"], dtype=np.int64)
         # 1970-01-01 was a Thursday, so 72 hours are added: hour 0 of the week is Monday 00:00.
         hour = (local_time // 3600 + 72) % HOURS_PER_WEEK
-        mode = columns.get("mode")
-        mode = self.infer_modes(columns, offsets) if mode is None else np.asarray(mode)
+        mode = self.modes(columns, offsets)
         elapsed = np.diff(timestamp, prepend=timestamp[:1])
         gap = np.where(first, 0, 1 + np.searchsorted(_GAP_EDGES, elapsed, side="right"))
 
         tokens = {name: np.zeros((num_actions, TOKENS_PER_ACTION), np.int64) for name in self.token_fields}
         ids = tokens["input_ids"]
-        ids[:, 0] = vocabulary.context_start + mode.astype(np.int64) * HOURS + hour
+        ids[:, 0] = vocabulary.context_start + mode * HOURS + hour
         ids[:, 1], ids[:, 2] = block, inner
         ids[:, 3] = vocabulary.action_start + np.asarray(columns["action"], dtype=np.int64)
         tokens["labels"][:] = IGNORE
@@ -167,11 +167,21 @@ class SpacetimeGRTokenizer(PushToHubMixin):
         given = self.index.block_of_point(columns["user_latitude"], columns["user_longitude"])
         return np.where(given >= 0, given + self.vocabulary.block_start, previous)
 
-    def infer_modes(self, columns: Mapping[str, NDArray[Any]], offsets: NDArray[np.int64]) -> NDArray[np.int8]:
-        """Mode ids from where the person stood, shape (num_actions,): `in_trip` further than 50 km from the middle of
-        the places seen before in the sequence, else `local`. Uses the past only, so it can be known at a request.
-        (`pre_trip` is a matter of intent: it comes with the data or not at all.)
+    def modes(self, columns: Mapping[str, NDArray[Any]], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Mode ids, shape (num_actions,): those of the `mode` column, inferred where there is none or it holds -1.
+
+        Inferred is `in_trip` where the person stands further than 50 km from the middle of the places seen before in
+        the sequence, else `local`. That uses the past only, so it is known at a request. (`pre_trip` is a matter of
+        intent: it comes with the data or not at all.)
         """
+        given = columns.get("mode")
+        if given is None:
+            return self._infer_modes(columns, offsets).astype(np.int64)
+        given = np.asarray(given, np.int64)
+        missing = given < 0
+        return np.where(missing, self._infer_modes(columns, offsets), given) if missing.any() else given
+
+    def _infer_modes(self, columns: Mapping[str, NDArray[Any]], offsets: NDArray[np.int64]) -> NDArray[np.int8]:
         latitude, longitude = self._standing(columns, offsets)
         starts = np.repeat(offsets[:-1], np.diff(offsets))
         place_lat, place_lon = self.index.coordinates(np.asarray(columns["poi_row"], dtype=np.int64))
@@ -312,13 +322,14 @@ class SpacetimeGRTokenizer(PushToHubMixin):
                 extended[name] = np.insert(np.asarray(past, np.float64), ends, point[:, axis])
         requests = new_offsets[1:] - 1
         if "mode" in columns or mode is not None:
-            # A mode given for one side only is inferred for the other.
-            inferred = self.infer_modes(extended, new_offsets)
-            if "mode" in columns:
-                inferred = np.insert(np.asarray(columns["mode"]), ends, inferred[requests])
+            # A mode given for one side only is inferred for the other: -1 asks for that.
+            extended["mode"] = (
+                np.insert(np.asarray(columns["mode"], np.int64), ends, -1)
+                if "mode" in columns
+                else -np.ones(len(extended["poi_row"]), np.int64)
+            )
             if mode is not None:
-                inferred[requests] = np.asarray(mode)
-            extended["mode"] = inferred
+                extended["mode"][requests] = np.asarray(mode)
         tokens = self.encode_actions(extended, new_offsets)
         if blind:
             mask = np.zeros(len(extended["poi_row"]), bool)
@@ -458,9 +469,8 @@ def unix_seconds(values: Any) -> NDArray[np.int64]:
     array = np.atleast_1d(np.asarray(values))
     if array.dtype.kind in "iuf":
         return array.astype(np.int64)
-    return (
-        pd.to_datetime(pd.Series(array), utc=True, format="ISO8601").dt.as_unit("s").astype("int64").to_numpy(np.int64)
-    )
+    times = pd.to_datetime(pd.Series(array), utc=True, format="ISO8601").dt.as_unit("s")
+    return np.asarray(times.astype("int64"), np.int64)
 
 
 def _length(history: History, number: int) -> int:

@@ -125,9 +125,6 @@ class RowMaker:
         return tokens, counts
 
     def _with_modes(self, sequences: Sequences) -> Sequences:
-        """The same sequences with a mode column, inferred where the data has none."""
-        if "mode" in sequences.columns:
-            return sequences
-        columns = {**sequences.columns, "user_hash": sequences.user_hash}
-        mode = self.tokenizer.infer_modes(columns, sequences.offsets)
+        """The same sequences with a whole mode column, inferred where the data states none."""
+        mode = self.tokenizer.modes(sequences.columns, sequences.offsets)
         return replace(sequences, columns={**sequences.columns, "mode": mode})

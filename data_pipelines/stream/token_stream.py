@@ -30,7 +30,7 @@ class TokenStream:
 
     Args:
         data_folder: a prepared folder.
-        tokenizer: gives `encode_actions`, `infer_modes`, `blind`, `pad_values`, `tokens_per_action` and `index`.
+        tokenizer: gives `encode_actions`, `modes`, `blind`, `pad_values`, `tokens_per_action` and `index`.
         num_lanes: rows of the global batch; a multiple of world_size.
         row_length: tokens in a row; a multiple of the tokens per action.
         seed: of all orders and choices.

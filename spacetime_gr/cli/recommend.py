@@ -107,7 +107,7 @@ def recommend(
     latitude, longitude = index.coordinates(rows)
     if lat is None or lon is None:
         lat, lon = (float(axis[0]) for axis in index.coordinates(known[-1:])) if len(known) else (np.nan, np.nan)
-    distance = haversine_km(lat, lon, latitude, longitude)
+    distance = haversine_km(np.asarray(lat), np.asarray(lon), latitude, longitude)
     visits = (known[:, None] == rows).sum(0)
     records = [
         {

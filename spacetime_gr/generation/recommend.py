@@ -30,7 +30,7 @@ class RecommendMixin:
 
     @torch.inference_mode()
     def score_pois(
-        self: "SpacetimeGRForCausalLM",  # type: ignore[misc]
+        self: Any,  # a SpacetimeGRForCausalLM: mixed into it
         batch: Mapping[str, Tensor],
         index: POIIndex,
         explore_odds: float = 1.0,
@@ -49,7 +49,7 @@ class RecommendMixin:
 
     @torch.inference_mode()
     def score_requests(
-        self: "SpacetimeGRForCausalLM",  # type: ignore[misc]
+        self: Any,  # a SpacetimeGRForCausalLM: mixed into it
         rows: Mapping[str, Tensor],
         requests: Mapping[str, Tensor],
         after: Tensor,
@@ -78,7 +78,7 @@ class RecommendMixin:
 
     @torch.inference_mode()
     def recommend(
-        self: "SpacetimeGRForCausalLM",  # type: ignore[misc]
+        self: Any,  # a SpacetimeGRForCausalLM: mixed into it
         tokenizer: SpacetimeGRTokenizer,
         histories: History | Sequence[History],
         when: Any,
@@ -150,16 +150,16 @@ class RecommendMixin:
             allowed &= ~visited[np.arange(size)[:, None, None], np.maximum(rows, 0)]
         scores = scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), NEVER).flatten(1)
         best, order = scores.sort(dim=-1, descending=True, stable=True)
-        best, chosen = best[:, :k].cpu().numpy(), order[:, :k].cpu().numpy()
+        log_probs, chosen = best[:, :k].cpu().numpy(), order[:, :k].cpu().numpy()
         chosen_rows = np.take_along_axis(rows.reshape(size, -1), chosen, axis=1)
         coverage = block_log_probs.exp().sum(-1).clamp(max=1.0).cpu().numpy()
         poi_ids = index.poi_ids.take(np.maximum(chosen_rows, 0).ravel()).to_numpy(zero_copy_only=False)
         poi_ids = poi_ids.reshape(chosen.shape)
-        real = best > NEVER / 2
+        real = log_probs > NEVER / 2
         return [
             {
                 "poi_id": poi_ids[i][real[i]].tolist(),
-                "log_prob": best[i][real[i]].astype(float).tolist(),
+                "log_prob": log_probs[i][real[i]].astype(float).tolist(),
                 "coverage": float(coverage[i]),
             }
             for i in range(size)

@@ -35,12 +35,14 @@ def split_quadtree(sorted_keys: NDArray[np.uint64], max_pois_per_block: int) -> 
         leaf_starts.append(starts[keep])
         leaf_ends.append(ends[keep])
         leaf_levels.append(np.full(int(keep.sum()), level, np.int8))
-        starts, ends, prefixes = starts[~done], ends[~done], prefixes[~done]
+        starts, ends, parents = starts[~done], ends[~done], prefixes[~done]
         if len(starts) == 0:
             break
-        children: NDArray[np.uint64] = (prefixes[:, None] << np.uint64(2)) + np.arange(4, dtype=np.uint64)  # (tiles, 4)
+        children: NDArray[np.uint64] = np.left_shift(parents[:, None], np.uint64(2)) + np.arange(
+            4, dtype=np.uint64
+        )  # (tiles, 4)
         shift = np.uint64(2 * (MAX_LEVEL - level - 1))
-        inner_bounds = np.searchsorted(sorted_keys, children[:, 1:] << shift).astype(np.int64)
+        inner_bounds = np.searchsorted(sorted_keys, np.left_shift(children[:, 1:], shift)).astype(np.int64)
         bounds = np.concatenate([starts[:, None], inner_bounds, ends[:, None]], axis=1)
         starts, ends, prefixes = bounds[:, :-1].ravel(), bounds[:, 1:].ravel(), children.ravel()
     starts, ends = np.concatenate(leaf_starts), np.concatenate(leaf_ends)

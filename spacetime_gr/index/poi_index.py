@@ -194,7 +194,8 @@ class POIIndex:
                     "pass unknown='mark' to get -1 for them, or rebuild the index with them"
                 )
             dense = np.where(missing, 0, dense)
-            return np.where(missing, -1, self.block[dense]), np.where(missing, -1, self.inner[dense])
+            absent = np.int32(-1)
+            return np.where(missing, absent, self.block[dense]), np.where(missing, absent, self.inner[dense])
         return self.block[dense], self.inner[dense]
 
     def decode_rows(self, blocks: ArrayLike, inners: ArrayLike) -> NDArray[np.int64]:
@@ -208,10 +209,10 @@ class POIIndex:
     def decode(self, blocks: ArrayLike, inners: ArrayLike) -> NDArray[Any]:
         """POI ids of (block, inner) pairs, None where the pair names no place."""
         rows = self.decode_rows(blocks, inners)
-        ids = (
-            self.poi_ids.take(pa.array(np.maximum(rows, 0).ravel())).to_numpy(zero_copy_only=False).reshape(rows.shape)
-        )
-        return np.where(rows < 0, None, ids)
+        ids: NDArray[Any] = self.poi_ids.take(pa.array(np.maximum(rows, 0).ravel())).to_numpy(zero_copy_only=False)
+        ids = ids.reshape(rows.shape).copy()
+        ids[rows < 0] = None
+        return ids
 
     # ---------------------------------------------------------------- places
 

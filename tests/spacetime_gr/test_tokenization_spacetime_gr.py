@@ -93,8 +93,25 @@ def test_modes_are_inferred_from_the_past(tokenizer: SpacetimeGRTokenizer) -> No
     latitude = tokenizer.index.latitude
     here, there = int(np.argmin(latitude)), int(np.argmax(latitude))
     columns, offsets = tokenizer.columns([{"poi_row": [here] * 5 + [there] * 2, "timestamp": np.arange(7) * 3600}])
-    modes = [MODES[mode] for mode in tokenizer.infer_modes(columns, offsets)]
+    modes = [MODES[mode] for mode in tokenizer.modes(columns, offsets)]
     assert modes == ["local"] * 6 + ["in_trip"]  # the first far action is made from home; the second from afar
+
+
+def test_a_missing_mode_is_inferred(tokenizer: SpacetimeGRTokenizer) -> None:
+    """-1 stands for 'not stated': the tokens are those of the inferred mode, never an id outside the context range."""
+    columns, offsets = tokenizer.columns(make_histories(8, [30]))
+    inferred = tokenizer.modes(columns, offsets)
+    plain = tokenizer.encode_actions(columns, offsets)
+    columns["mode"] = np.full(30, -1)
+    np.testing.assert_array_equal(tokenizer.encode_actions(columns, offsets)["input_ids"], plain["input_ids"])
+    columns["mode"][4] = 1
+    modes = (
+        tokenizer.encode_actions(columns, offsets)["input_ids"][:, 0] - tokenizer.vocabulary.context_start
+    ) // HOURS
+    assert modes[4] == 1
+    np.testing.assert_array_equal(np.delete(modes, 4), np.delete(inferred, 4))
+    request = tokenizer.encode_requests(columns, offsets, when=1_360_000_000, mode=[2], return_tensors="np")
+    assert (request["input_ids"][0, -1] - tokenizer.vocabulary.context_start) // HOURS == 2
 
 
 def test_request_equals_the_history_that_goes_on(tokenizer: SpacetimeGRTokenizer) -> None:

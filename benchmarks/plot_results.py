@@ -1,0 +1,89 @@
+"""Draw docs/images/results.png: the model beside the counters, on New York and on a city whose ceiling is known.
+
+python benchmarks/plot_results.py --new-york RUN/eval.json --city RUN/eval.json --city-metrics RUN/metrics.jsonl \
+    --out docs/images/results.png
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+MEASURES = {"hr@1": "HR@1", "hr@10": "HR@10", "mrr": "MRR"}
+COUNTERS = {
+    "popularity": ("popularity", "#c9ced6"),
+    "markov": ("Markov with back-off", "#9aa5b4"),
+    "visits_stream": ("visit counter", "#6f7d90"),
+    "user_hour": ("visits at that hour", "#46566b"),
+}
+MODEL_COLOUR, CEILING_COLOUR = "#d9603b", "#2b2b2b"
+
+
+def bars(axes: plt.Axes, result: dict, title: str) -> None:
+    """Grouped bars of the counters and the model; the ceiling as a line above each group."""
+    systems = [(*COUNTERS[name], result["baselines"][name]) for name in COUNTERS if name in result["baselines"]] + [
+        ("Spacetime-GR", MODEL_COLOUR, result["metrics"])
+    ]
+    width = 0.8 / len(systems)
+    for number, (label, colour, metrics) in enumerate(systems):
+        heights = [metrics[name] for name in MEASURES]
+        places = [group + (number - (len(systems) - 1) / 2) * width for group in range(len(MEASURES))]
+        drawn = axes.bar(places, heights, width * 0.92, color=colour, label=label)
+        if label == "Spacetime-GR":
+            axes.bar_label(drawn, fmt="%.3f", padding=2, fontsize=8, color=colour)
+    if "ceiling" in result:
+        for group, name in enumerate(MEASURES):
+            axes.hlines(
+                result["ceiling"][name],
+                group - 0.42,
+                group + 0.42,
+                color=CEILING_COLOUR,
+                linestyle="--",
+                linewidth=1.2,
+                label="best possible" if group == 0 else None,
+            )
+    axes.set_xticks(range(len(MEASURES)), MEASURES.values())
+    axes.set_title(title, fontsize=10)
+    axes.set_ylim(0, 1.0)
+
+
+def loss_curve(axes: plt.Axes, metrics: Path, result: dict) -> None:
+    """Loss of a place (block and inner id) in training against tokens, with the floor and the held-out value."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    tokens = [line["tokens"] / 1e6 for line in lines]
+    axes.plot(tokens, [line["loss_block"] + line["loss_inner"] for line in lines], color=MODEL_COLOUR, label="training")
+    axes.plot(tokens[-1], result["nll_nats"], "o", color=MODEL_COLOUR, label=f"held out {result['nll_nats']:.2f}")
+    floor = result["ceiling"]["entropy_nats"]
+    axes.axhline(floor, color=CEILING_COLOUR, linestyle="--", linewidth=1.2, label=f"floor {floor:.2f}")
+    axes.set_xlabel("million tokens")
+    axes.set_title("simulated city: nats per place", fontsize=10)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def main() -> None:
+    """Read the results and write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("--new-york", "--city", "--city-metrics", "--out"):
+        parser.add_argument(name, type=Path, required=True)
+    arguments = parser.parse_args()
+    new_york, city = (json.loads(file.read_text()) for file in (arguments.new_york, arguments.city))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 3.9), width_ratios=[1.25, 1.25, 1])
+    bars(left, new_york, f"New York, less-is-more split: {new_york['num_targets']:,} targets, {new_york['setting']}")
+    bars(middle, city, f"simulated city: {city['num_targets']:,} targets")
+    loss_curve(right, arguments.city_metrics, city)
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = middle.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(arguments.out, dpi=120, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()
