@@ -296,8 +296,8 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         explore: Tensor,
     ) -> Tensor:
         """Log-likelihoods of the mixture, from those of the softmax part; shape (supervised,)."""
-        segment, local_time = rows.segment.gather(1, query.position), rows.local_time.gather(1, query.position)
-        pointer = self._point(head, memory, query.hidden, query.position, segment, local_time, pointed, current_block)
+        asked = [values.gather(1, query.position) for values in (rows.segment, rows.local_time, rows.user_block)]
+        pointer = self._point(head, memory, query.hidden, query.position, *asked, pointed, current_block)
         mass = pointed_log_mass(pointer.log_weights, pointed.unsqueeze(1) == query.target.unsqueeze(2))
         supervised = query.supervised
         return torch.logaddexp(
@@ -312,6 +312,7 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         position: Tensor,
         segment: Tensor,
         local_time: Tensor,
+        user_block: Tensor,
         pointed: Tensor,
         current_block: Tensor | None = None,
         explore_odds: float = 1.0,
@@ -321,14 +322,16 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
 
         Args:
             hidden: of the queries, shape (batch, queries * candidates, hidden_size).
-            position, segment, local_time: of the queries, shape (batch, queries).
+            position, segment, local_time, user_block: of the queries, shape (batch, queries).
             pointed: the tokens that the memories stand for, shape (batch, slots).
             current_block: block tokens of the queries, when only memories in that block count.
             explore_odds: factor on the gate's odds (the discovery knob).
             candidates: how many states in a row share one query's place in the sequence.
         """
         visible = memory.before(position, segment)
-        relation = relations(memory, local_time, visible)
+        start = self.config.vocabulary.block_start
+        distance_km = self.places.distance_km((user_block - start).unsqueeze(2), (memory.block - start).unsqueeze(1))
+        relation = relations(memory, local_time, distance_km, visible)
         if candidates > 1:
             visible = visible.repeat_interleave(candidates, dim=1)
             relation = tuple(kind.repeat_interleave(candidates, dim=1) for kind in relation)
@@ -348,7 +351,7 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         hidden = rows.hidden[:, -kept:]
         logits = torch.full_like(full_precision(hidden[..., :1]), NEVER).repeat(1, 1, vocabulary.size)
         memory = rows.memory(self.config)
-        where = (position, rows.segment[:, -kept:], rows.local_time[:, -kept:])
+        where = (position, rows.segment[:, -kept:], rows.local_time[:, -kept:], rows.user_block[:, -kept:])
 
         at_context = (current >= vocabulary.context_start) & (current < vocabulary.block_start)
         if at_context.any():

@@ -226,7 +226,7 @@ class SharedHistory:
         if model.config.return_explore:
             pointer = model._point(
                 model.block_pointer, self.memory, hidden, after, self.segment, requests["local_time"],
-                self.memory.block, None, explore_odds,
+                requests["user_block"], self.memory.block, None, explore_odds,
             )  # fmt: skip
             log_probs = mix_into(log_probs, pointer, model.config.vocabulary.block_start)
         self.block_log_probs = log_probs.unflatten(0, after.shape)
@@ -262,7 +262,7 @@ class SharedHistory:
         if config.return_explore:
             pointer = model._point(
                 model.inner_pointer, self.memory, hidden, self.after, self.segment, self.requests["local_time"],
-                self.memory.inner, tokens, self.explore_odds, candidates,
+                torch.zeros_like(self.after), self.memory.inner, tokens, self.explore_odds, candidates,
             )  # fmt: skip
             log_probs = self.mix_into(log_probs, pointer, config.vocabulary.inner_start)
         log_probs = log_probs.masked_fill(scores <= NEVER, NEVER).unflatten(0, (batch, count, candidates))

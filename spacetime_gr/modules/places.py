@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.index import POIIndex
-from spacetime_gr.index.geometry import EARTH_RADIUS_KM
+from spacetime_gr.index.geometry import EARTH_RADIUS_KM, haversine_km
 
 NUM_POPULARITY_BUCKETS = 24
-_SHORTEST_KM, _LONGEST_KM = 0.5, 1000.0
+_SHORTEST_KM, _LONGEST_KM = 0.5, 1000.0  # wavelengths of the spatial features; the longest is cut to the map's extent
 
 
 class PlaceTable(nn.Module):
@@ -26,6 +26,7 @@ class PlaceTable(nn.Module):
     block_starts: Tensor
     block_sizes: Tensor
     block_centers: Tensor
+    longest_km: Tensor
     category: Tensor
     cell: Tensor
     popularity: Tensor
@@ -37,6 +38,7 @@ class PlaceTable(nn.Module):
         self.register_buffer("block_starts", torch.zeros(config.num_blocks, dtype=torch.int64))
         self.register_buffer("block_sizes", torch.full((config.num_blocks,), config.num_inner, dtype=torch.int64))
         self.register_buffer("block_centers", torch.zeros(config.num_blocks, 2, dtype=torch.float32))
+        self.register_buffer("longest_km", torch.tensor(_LONGEST_KM))
         self.register_buffer("category", torch.zeros(config.num_pois, dtype=torch.int32))
         self.register_buffer("cell", torch.zeros(config.num_pois, dtype=torch.uint8))
         self.register_buffer("popularity", torch.zeros(config.num_pois, dtype=torch.uint8))
@@ -61,6 +63,7 @@ class PlaceTable(nn.Module):
             (self.block_starts, index.block_starts[:-1]),
             (self.block_sizes, index.block_sizes),
             (self.block_centers, index.block_centers),
+            (self.longest_km, _longest_wavelength_km(index)),
             (self.category, index.category[rows] + 1),
             (self.cell, index.cell[rows] + 1),
             (self.popularity, popularity),
@@ -81,13 +84,28 @@ class PlaceTable(nn.Module):
         positions = torch.clamp(self.block_starts[blocks].unsqueeze(-1) + inner, max=len(self.category) - 1)
         return positions, exists
 
+    def distance_km(self, here: Tensor, there: Tensor) -> Tensor:
+        """Great-circle distance in km between the centres of blocks (haversine), NaN where an id is no block's.
+
+        Args:
+            here, there: block ids from 0, broadcast against each other.
+        """
+        last = len(self.block_centers) - 1
+        lat_a, lon_a = torch.deg2rad(self.block_centers[here.clamp(0, last)]).unbind(-1)
+        lat_b, lon_b = torch.deg2rad(self.block_centers[there.clamp(0, last)]).unbind(-1)
+        chord = torch.sin((lat_b - lat_a) / 2) ** 2
+        chord = chord + lat_a.cos() * lat_b.cos() * torch.sin((lon_b - lon_a) / 2) ** 2
+        distance = 2.0 * EARTH_RADIUS_KM * torch.asin(chord.clamp(0.0, 1.0).sqrt())
+        known = (here >= 0) & (here <= last) & (there >= 0) & (there <= last)
+        return distance.masked_fill(~known, float("nan"))
+
     def spatial_features(self, blocks: Tensor | None = None) -> Tensor:
         """Cosines and sines of the places of blocks, float64 (n, 2 * num_frequencies); default all blocks.
 
         Points are taken on the sphere in three dimensions (km); directions lie on a Fibonacci lattice and wavelengths
-        run geometrically from 0.5 to 1000 km. A product of two such features, weighted per frequency, is a sum of
-        cosines of the distance between the two places: random Fourier features of a stationary kernel (Rahimi and
-        Recht, 2007), with fixed in place of random frequencies.
+        run geometrically from 0.5 km to the extent of the map (1000 km at most). A product of two such features,
+        weighted per frequency, is a sum of cosines of the distance between the two places: random Fourier features of a
+        stationary kernel (Rahimi and Recht, 2007), with fixed in place of random frequencies.
         """
         centers = self.block_centers if blocks is None else self.block_centers[blocks]
         latitude, longitude = torch.deg2rad(centers.double()).unbind(-1)
@@ -101,6 +119,15 @@ class PlaceTable(nn.Module):
         directions = torch.stack([radius * turn.cos(), radius * turn.sin(), height], dim=-1)
         # Wavelengths in a scattered order, so that each scale meets directions all around the sphere.
         scale = (number * 0.6180339887498949) % 1.0
-        wavelength = _SHORTEST_KM * (_LONGEST_KM / _SHORTEST_KM) ** scale
+        wavelength = _SHORTEST_KM * (self.longest_km.double() / _SHORTEST_KM) ** scale
         phase = points @ (directions * (2.0 * math.pi / wavelength).unsqueeze(-1)).T
         return torch.cat([phase.cos(), phase.sin()], dim=-1)
+
+
+def _longest_wavelength_km(index: POIIndex) -> float:
+    """Four times the distance within which 95 % of the places lie from their median point, within [10, 1000] km."""
+    latitude, longitude = np.asarray(index.latitude), np.asarray(index.longitude)
+    distance = haversine_km(
+        np.median(latitude, keepdims=True), np.median(longitude, keepdims=True), latitude, longitude
+    )
+    return float(np.clip(4.0 * np.quantile(distance, 0.95), 10.0, _LONGEST_KM))

@@ -18,8 +18,8 @@ from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.modules.typed_heads import NEVER, full_precision
 from spacetime_gr.vocabulary import TOKENS_PER_ACTION
 
-NUM_ELAPSED, NUM_HOUR, NUM_DAY, NUM_RECENCY = 24, 14, 5, 24
-_NUM_RELATIONS = NUM_ELAPSED + NUM_HOUR + NUM_DAY + NUM_RECENCY
+NUM_ELAPSED, NUM_HOUR, NUM_DAY, NUM_RECENCY, NUM_DISTANCE = 24, 14, 5, 24, 24
+_NUM_RELATIONS = NUM_ELAPSED + NUM_HOUR + NUM_DAY + NUM_RECENCY + NUM_DISTANCE
 
 
 def typed_slots(is_type: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
@@ -76,11 +76,12 @@ class Memory:
         return earlier & (self.segment.unsqueeze(1) == segment.unsqueeze(2)) & self.filled.unsqueeze(1)
 
 
-def relations(memory: Memory, local_time: Tensor, visible: Tensor) -> tuple[Tensor, ...]:
-    """How each query relates to each memory: four positions in one table of biases, each (batch, queries, slots).
+def relations(memory: Memory, local_time: Tensor, distance_km: Tensor, visible: Tensor) -> tuple[Tensor, ...]:
+    """How each query relates to each memory: five positions in one table of biases, each (batch, queries, slots).
 
     Time passed (log buckets of hours), difference of the hour of day (0 to 12), of the day (same weekday, both working
-    days, both weekend, mixed), and how many actions ago (log buckets). Where a time is hidden, the bucket 'unknown'.
+    days, both weekend, mixed), how many actions ago (log buckets), and how far the person stands from there (log
+    buckets of `distance_km`, NaN unknown). Where a time is hidden, the bucket 'unknown'.
     """
     query_time, key_time = local_time.unsqueeze(2), memory.local_time.unsqueeze(1)
     unknown = (query_time == 0) | (key_time == 0)
@@ -96,12 +97,14 @@ def relations(memory: Memory, local_time: Tensor, visible: Tensor) -> tuple[Tens
     # Visible memories are contiguous, so counting them from the query backwards tells how many actions ago each was.
     ago = visible.flip(-1).cumsum(-1).flip(-1).clamp(min=1)
     recency = (2.0 * torch.log2(ago.float())).long().clamp(max=NUM_RECENCY - 1)
+    near = 1 + (2.0 * torch.log2(1.0 + 4.0 * distance_km.nan_to_num(0.0))).long().clamp(max=NUM_DISTANCE - 2)
     zero = torch.zeros_like(elapsed)
     return (
         torch.where(unknown, zero, elapsed),
         NUM_ELAPSED + torch.where(unknown, zero, hour),
         NUM_ELAPSED + NUM_HOUR + torch.where(unknown, zero, day),
         NUM_ELAPSED + NUM_HOUR + NUM_DAY + recency,
+        NUM_ELAPSED + NUM_HOUR + NUM_DAY + NUM_RECENCY + torch.where(distance_km.isnan(), zero, near),
     )
 
 
