@@ -296,8 +296,12 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         explore: Tensor,
     ) -> Tensor:
         """Log-likelihoods of the mixture, from those of the softmax part; shape (supervised,)."""
-        asked = [values.gather(1, query.position) for values in (rows.segment, rows.local_time, rows.user_block)]
-        pointer = self._point(head, memory, query.hidden, query.position, *asked, pointed, current_block)
+        segment, local_time, user_block = (
+            values.gather(1, query.position) for values in (rows.segment, rows.local_time, rows.user_block)
+        )
+        pointer = self._point(
+            head, memory, query.hidden, query.position, segment, local_time, user_block, pointed, current_block
+        )
         mass = pointed_log_mass(pointer.log_weights, pointed.unsqueeze(1) == query.target.unsqueeze(2))
         supervised = query.supervised
         return torch.logaddexp(
