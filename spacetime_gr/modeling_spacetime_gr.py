@@ -14,13 +14,8 @@ from spacetime_gr.generation.recommend import RecommendMixin
 from spacetime_gr.index import POIIndex
 from spacetime_gr.modules.embeddings import SideEmbeddings
 from spacetime_gr.modules.places import PlaceTable
-from spacetime_gr.modules.return_explore import (
-    Memory,
-    ReturnExplore,
-    pointed_log_mass,
-    relations,
-    typed_slots,
-)
+from spacetime_gr.modules.return_explore import Memory, Pointer, ReturnExplore, mix_into, pointed_log_mass, relations
+from spacetime_gr.modules.token_rows import Queries, TokenRows, default_positions, segments
 from spacetime_gr.modules.typed_heads import (
     NEVER,
     BlockScores,
@@ -29,7 +24,6 @@ from spacetime_gr.modules.typed_heads import (
     chunked_log_likelihood,
     full_precision,
 )
-from spacetime_gr.vocabulary import PAD, TOKENS_PER_ACTION
 
 
 class SpacetimeGRPreTrainedModel(PreTrainedModel):
@@ -245,7 +239,7 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
 
     # ---------------------------------------------------------------- loss
 
-    def _log_likelihoods(self, rows: "TokenRows", labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _log_likelihoods(self, rows: TokenRows, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of the supervised block, inner and action tokens, one flat float32 tensor each."""
         vocabulary = self.config.vocabulary
         memory = rows.memory(self.config)
@@ -288,9 +282,9 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
     def _mix(
         self,
         head: ReturnExplore,
-        rows: "TokenRows",
+        rows: TokenRows,
         memory: Memory,
-        query: "Queries",
+        query: Queries,
         pointed: Tensor,
         current_block: Tensor | None,
         explore: Tensor,
@@ -321,7 +315,7 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         current_block: Tensor | None = None,
         explore_odds: float = 1.0,
         candidates: int = 1,
-    ) -> "Pointer":
+    ) -> Pointer:
         """Pointer and gate at a grid of queries.
 
         Args:
@@ -345,7 +339,7 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
 
     # ---------------------------------------------------------------- next-token distribution
 
-    def _next_log_probs(self, rows: "TokenRows", logits_to_keep: int) -> Tensor:
+    def _next_log_probs(self, rows: TokenRows, logits_to_keep: int) -> Tensor:
         """Log-probabilities over the vocabulary at the last positions, shape (batch, kept, vocab_size)."""
         vocabulary = self.config.vocabulary
         batch, length = rows.input_ids.shape
@@ -389,109 +383,8 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         return logits
 
 
-# -------------------------------------------------------------------- pieces of a forward pass
-
-
-@dataclass
-class Pointer:
-    """Result of a pointer: tokens (batch, slots), log weights (batch, queries, slots), log gate and its complement."""
-
-    tokens: Tensor
-    log_weights: Tensor
-    log_explore: Tensor
-    log_return: Tensor
-
-
-def mix_into(log_probs: Tensor, pointer: Pointer, first_token: int, chosen: Tensor | None = None) -> Tensor:
-    """Log-probabilities of the mixture over a whole range of tokens.
-
-    Args:
-        log_probs: softmax part, shape (n, classes), one row per chosen query (row by row of the batch).
-        pointer: pointer at the grid of queries.
-        first_token: token id of class 0.
-        chosen: which queries of the grid, shape (batch, queries); default all.
-    """
-    batch, queries, slots = pointer.log_weights.shape
-    classes = log_probs.shape[-1]
-    target = (pointer.tokens - first_token).clamp(0, classes - 1).unsqueeze(1).expand(batch, queries, slots)
-    mass = log_probs.new_zeros(batch, queries, classes)
-    mass.scatter_add_(2, target, pointer.log_weights.exp())
-    log_explore, log_return = pointer.log_explore, pointer.log_return
-    if chosen is None:
-        chosen = torch.ones(batch, queries, dtype=torch.bool, device=log_probs.device)
-    # Masses below the smallest float stand for 'never been there'.
-    returned = mass[chosen].clamp(min=torch.finfo(mass.dtype).tiny).log() + log_return[chosen].unsqueeze(-1)
-    return torch.logaddexp(log_explore[chosen].unsqueeze(-1) + log_probs, returned)
-
-
-@dataclass
-class Queries:
-    """Positions of one token type in fixed slots, and which of them are supervised."""
-
-    position: Tensor
-    supervised: Tensor
-    target: Tensor
-    hidden: Tensor
-
-    @property
-    def num_slots(self) -> int:
-        """Slots of the whole batch: the most supervised positions there can be."""
-        return self.position.numel()
-
-    @property
-    def hidden_n(self) -> Tensor:
-        """States of the supervised positions, shape (supervised, hidden_size)."""
-        return self.hidden[self.supervised]
-
-    @property
-    def target_n(self) -> Tensor:
-        """Target tokens of the supervised positions, shape (supervised,)."""
-        return self.target[self.supervised]
-
-    def pick(self, values: Tensor) -> Tensor:
-        """Values (batch, length) at the supervised positions, shape (supervised,)."""
-        return values.gather(1, self.position)[self.supervised]
-
-
-@dataclass
-class TokenRows:
-    """Token rows and what the decoder made of them, all (batch, length[, hidden_size])."""
-
-    input_ids: Tensor
-    hidden: Tensor
-    segment: Tensor
-    local_time: Tensor
-    user_block: Tensor
-
-    def memory(self, config: SpacetimeGRConfig) -> Memory:
-        """Past actions that a pointer may point to."""
-        is_action = self.input_ids >= config.vocabulary.action_start
-        return Memory.collect(self.input_ids, self.hidden, self.segment, self.local_time, is_action)
-
-    def queries(self, first: int, stop: int, following: Tensor) -> Queries:
-        """The positions whose token lies in [first, stop), with what follows each of them."""
-        num_slots = self.input_ids.shape[1] // TOKENS_PER_ACTION + 1
-        position, filled = typed_slots((self.input_ids >= first) & (self.input_ids < stop), num_slots)
-        target = following.gather(1, position)
-        hidden = self.hidden.gather(1, position.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1]))
-        return Queries(position, filled & (target >= stop), target, hidden)
-
-
-def segments(position_ids: Tensor) -> Tensor:
-    """Number of the packed sequence that each token belongs to: positions restart at 0 with each, shape as given."""
-    return (position_ids == 0).cumsum(-1)
-
-
-def default_positions(hidden: Tensor, attention_mask: Tensor | None, past_length: int) -> Tensor:
-    """Positions counted from the mask of real tokens (or from 0), shape (batch, length)."""
-    batch, length = hidden.shape[:2]
-    if attention_mask is None or attention_mask.dim() != 2:
-        return (torch.arange(length, device=hidden.device) + past_length).expand(batch, length)
-    return (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -length:]
-
-
 AutoConfig.register("spacetime_gr", SpacetimeGRConfig, exist_ok=True)
 AutoModel.register(SpacetimeGRConfig, SpacetimeGRModel, exist_ok=True)
 AutoModelForCausalLM.register(SpacetimeGRConfig, SpacetimeGRForCausalLM, exist_ok=True)
 
-__all__ = ["PAD", "SpacetimeGRForCausalLM", "SpacetimeGRModel", "SpacetimeGROutput", "SpacetimeGRPreTrainedModel"]
+__all__ = ["SpacetimeGRForCausalLM", "SpacetimeGRModel", "SpacetimeGROutput", "SpacetimeGRPreTrainedModel"]

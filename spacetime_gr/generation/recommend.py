@@ -16,6 +16,8 @@ from torch.nn import functional
 
 from spacetime_gr.index import POIIndex
 from spacetime_gr.index.geometry import haversine_km
+from spacetime_gr.modules.return_explore import mix_into
+from spacetime_gr.modules.token_rows import TokenRows, segments
 from spacetime_gr.modules.typed_heads import NEVER, full_precision
 from spacetime_gr.tokenization_spacetime_gr import History, SpacetimeGRTokenizer, unix_seconds
 
@@ -190,9 +192,7 @@ class SharedHistory:
         after: Tensor,
         explore_odds: float,
     ) -> None:
-        from spacetime_gr.modeling_spacetime_gr import TokenRows, mix_into, segments
-
-        self.model, self.explore_odds, self.mix_into = model, explore_odds, mix_into
+        self.model, self.explore_odds = model, explore_odds
         self.requests, self.after = requests, after
         side = ("user_hash", "user_block", "gap", "category", "cell")
         output = model.model(
@@ -264,7 +264,7 @@ class SharedHistory:
                 model.inner_pointer, self.memory, hidden, self.after, self.segment, self.requests["local_time"],
                 torch.zeros_like(self.after), self.memory.inner, tokens, self.explore_odds, candidates,
             )  # fmt: skip
-            log_probs = self.mix_into(log_probs, pointer, config.vocabulary.inner_start)
+            log_probs = mix_into(log_probs, pointer, config.vocabulary.inner_start)
         log_probs = log_probs.masked_fill(scores <= NEVER, NEVER).unflatten(0, (batch, count, candidates))
         return self.block_log_probs.gather(2, blocks).unsqueeze(-1) + log_probs
 

@@ -152,3 +152,35 @@ def pointed_log_mass(log_weights: Tensor, matches: Tensor) -> Tensor:
     """Log of the pointer's mass on the memories that match, `NEVER` where none does; over the last dimension."""
     mass = torch.logsumexp(log_weights.masked_fill(~matches, NEVER), dim=-1)
     return torch.where(matches.any(-1), mass, NEVER)
+
+
+@dataclass
+class Pointer:
+    """Result of a pointer: tokens (batch, slots), log weights (batch, queries, slots), log gate and its complement."""
+
+    tokens: Tensor
+    log_weights: Tensor
+    log_explore: Tensor
+    log_return: Tensor
+
+
+def mix_into(log_probs: Tensor, pointer: Pointer, first_token: int, chosen: Tensor | None = None) -> Tensor:
+    """Log-probabilities of the mixture over a whole range of tokens.
+
+    Args:
+        log_probs: softmax part, shape (n, classes), one row per chosen query (row by row of the batch).
+        pointer: pointer at the grid of queries.
+        first_token: token id of class 0.
+        chosen: which queries of the grid, shape (batch, queries); default all.
+    """
+    batch, queries, slots = pointer.log_weights.shape
+    classes = log_probs.shape[-1]
+    target = (pointer.tokens - first_token).clamp(0, classes - 1).unsqueeze(1).expand(batch, queries, slots)
+    mass = log_probs.new_zeros(batch, queries, classes)
+    mass.scatter_add_(2, target, pointer.log_weights.exp())
+    log_explore, log_return = pointer.log_explore, pointer.log_return
+    if chosen is None:
+        chosen = torch.ones(batch, queries, dtype=torch.bool, device=log_probs.device)
+    # Masses below the smallest float stand for 'never been there'.
+    returned = mass[chosen].clamp(min=torch.finfo(mass.dtype).tiny).log() + log_return[chosen].unsqueeze(-1)
+    return torch.logaddexp(log_explore[chosen].unsqueeze(-1) + log_probs, returned)

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from spacetime_gr import SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRTokenizer
-from spacetime_gr.modeling_spacetime_gr import mix_into
+from spacetime_gr.modules.return_explore import Pointer, mix_into
 from tests.spacetime_gr.conftest import make_histories
 
 
@@ -171,9 +171,7 @@ def test_mix_into_with_nothing_chosen_is_empty() -> None:
     assert mix_into(torch.zeros(0, 4), pointer, 0, torch.zeros(1, 2, dtype=torch.bool)).shape == (0, 4)
 
 
-def _pointer(log_weights: torch.Tensor) -> Any:
-    from spacetime_gr.modeling_spacetime_gr import Pointer
-
+def _pointer(log_weights: torch.Tensor) -> Pointer:
     batch, queries, slots = log_weights.shape
     gate = torch.full((batch, queries), 0.5).log()
     return Pointer(torch.zeros(batch, slots, dtype=torch.long), log_weights, gate, gate)
