@@ -142,14 +142,12 @@ class RecommendMixin:
         block_log_probs, blocks = ranked[:, :beams], order[:, :beams]
         scores = prefix.place_log_probs(blocks.unsqueeze(1))[:, 0]  # (histories, beams, inner ids)
         rows = index.decode_rows(blocks.cpu().numpy()[:, :, None], np.arange(index.num_inner))
-        allowed = (rows >= 0) & _allowed_places(index, points, categories, within_km, size)[
-            np.arange(size)[:, None, None], np.maximum(rows, 0)
-        ]
+        allowed = (rows >= 0) & _allowed(index, rows, points, categories, within_km)
         if exclude_visited:
-            visited = np.zeros((size, index.num_pois), bool)
-            known = columns["poi_row"] >= 0
-            visited[np.repeat(np.arange(size), np.diff(offsets))[known], columns["poi_row"][known]] = True
-            allowed &= ~visited[np.arange(size)[:, None, None], np.maximum(rows, 0)]
+            history = np.repeat(np.arange(size), np.diff(offsets))
+            visited = history * index.num_pois + columns["poi_row"]
+            candidates = np.arange(size)[:, None, None] * index.num_pois + rows
+            allowed &= ~np.isin(candidates, visited[columns["poi_row"] >= 0])
         scores = scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), NEVER).flatten(1)
         best, order = scores.sort(dim=-1, descending=True, stable=True)
         log_probs, chosen = best[:, :k].cpu().numpy(), order[:, :k].cpu().numpy()
@@ -269,25 +267,25 @@ class SharedHistory:
         return self.block_log_probs.gather(2, blocks).unsqueeze(-1) + log_probs
 
 
-def _allowed_places(
+def _allowed(
     index: POIIndex,
+    rows: np.ndarray,
     points: np.ndarray | None,
     categories: Sequence[str] | None,
     within_km: float | None,
-    size: int,
 ) -> np.ndarray:
-    """Which places the filters leave, shape (histories, num_pois)."""
-    allowed = np.ones((size, index.num_pois), bool)
+    """Which candidates the filters leave, shape of `rows` (histories, beams, inner ids; -1 no place)."""
+    allowed = np.ones(rows.shape, bool)
     if categories is not None:
         unknown = [name for name in categories if name not in index.category_names]
         if unknown:
             raise ValueError(f"unknown categories {unknown}; the index knows {', '.join(index.category_names[:20])} …")
-        allowed &= np.isin(index.category, [index.category_names.index(name) for name in categories])
+        allowed &= np.isin(index.categories(rows), [index.category_names.index(name) for name in categories])
     if within_km is not None:
         if points is None:
             raise ValueError("within_km needs where=(latitude, longitude)")
-        distance = haversine_km(points[:, :1], points[:, 1:], index.latitude, index.longitude)
-        allowed &= distance <= within_km
+        here = points[:, :, None, None]
+        allowed &= haversine_km(here[:, 0], here[:, 1], *index.coordinates(rows)) <= within_km
     return allowed
 
 
