@@ -5,15 +5,16 @@ repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 environment="$repository/.venv"
 
 find_python() {
-  local candidate
-  for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
-    if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 &&
-      "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+  local candidate candidates=("${PYTHON:-}")
+  [ -n "${PYTHON:-}" ] || candidates=(python3 python3.13 python3.12 python3.11)
+  for candidate in "${candidates[@]}"; do
+    if command -v "$candidate" >/dev/null 2>&1 &&
+      "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then
       echo "$candidate"
       return
     fi
   done
-  echo "error: Spacetime-GR needs Python 3.11, 3.12 or 3.13; found: $( (${PYTHON:-python3} --version) 2>&1 || true)." >&2
+  echo "error: Spacetime-GR needs Python 3.11, 3.12 or 3.13; ${candidates[0]} is $("${candidates[0]}" --version 2>&1 || echo missing)." >&2
   echo "Install one (Debian, Ubuntu: apt-get install python3 python3-venv) or name it: PYTHON=/path/to/python3.11 bash $0" >&2
   return 1
 }
@@ -21,7 +22,8 @@ find_python() {
 ensure_environment() {
   local extra="${1:-}" python wanted stamp
   python="$(find_python)" || return 1
-  if [ ! -x "$environment/bin/python" ]; then
+  if ! "$environment/bin/python" -c '' 2>/dev/null; then
+    rm -rf "$environment" # made by an interrupted run, or for a Python that is gone
     echo "== making a virtual environment in $environment"
     if ! "$python" -m venv "$environment"; then
       rm -rf "$environment"

@@ -159,7 +159,7 @@ def read_history(file: Path) -> "pd.DataFrame":
         if kind == ".parquet":
             events = pd.read_parquet(file)
         elif kind in (".jsonl", ".json"):
-            events = pd.read_json(file, lines=True, dtype={"poi_id": str}, convert_dates=False)
+            events = pd.read_json(file, lines=True, dtype=False)
         else:
             events = pd.read_csv(file, dtype={"poi_id": str})
     except (ValueError, pa.ArrowInvalid) as error:

@@ -1,10 +1,12 @@
 """A small world that the tests of the model package share: places in two cities, an index, a tokenizer, histories."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from spacetime_gr import POIIndex, SpacetimeGRTokenizer
 
@@ -40,6 +42,13 @@ def make_histories(seed: int, lengths: list[int], num_pois: int = NUM_POIS) -> l
         }
         for length in lengths
     ]
+
+
+@pytest.fixture(autouse=True)
+def subnormal_floats() -> Iterator[None]:
+    """The commands flush subnormal floats to zero for speed; hypothesis needs them, so each test gives them back."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
