@@ -14,7 +14,8 @@ find_python() {
       return
     fi
   done
-  echo "error: Spacetime-GR needs Python 3.11, 3.12 or 3.13; ${candidates[0]} is $("${candidates[0]}" --version 2>&1 || echo missing)." >&2
+  echo "error: Spacetime-GR needs Python 3.11, 3.12 or 3.13; ${candidates[0]} is" \
+    "$( ("${candidates[0]}" --version 2>/dev/null || echo missing) | head -n 1)." >&2
   echo "Install one (Debian, Ubuntu: apt-get install python3 python3-venv) or name it: PYTHON=/path/to/python3.11 bash $0" >&2
   return 1
 }
