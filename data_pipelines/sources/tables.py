@@ -126,5 +126,5 @@ def _columns(file: Path, names: Mapping[str, Sequence[str]], required: Sequence[
         for canonical, accepted in names.items()
         if any(name in found for name in accepted)
     }
-    require_columns(file, [*found, *columns], required)
+    require_columns(file, list(dict.fromkeys([*found, *columns])), required)
     return columns
