@@ -34,7 +34,7 @@ def bars(axes: plt.Axes, result: dict, title: str) -> None:
         places = [group + (number - (len(systems) - 1) / 2) * width for group in range(len(MEASURES))]
         drawn = axes.bar(places, heights, width * 0.92, color=colour, label=label)
         if label == "Spacetime-GR":
-            axes.bar_label(drawn, fmt="%.2f", padding=-12, fontsize=8, color="white")
+            axes.bar_label(drawn, fmt="%.2f", padding=-10, fontsize=6.5, color="white")
     if "ceiling" in result:
         for group, name in enumerate(MEASURES):
             axes.hlines(
