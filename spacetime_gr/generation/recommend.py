@@ -190,6 +190,12 @@ class SharedHistory:
         after: Tensor,
         explore_odds: float,
     ) -> None:
+        sizes = model.places.block_sizes
+        if int(sizes.sum()) != model.config.num_pois:
+            raise ValueError(
+                f"the model's place tables hold {int(sizes.sum())} places, its configuration {model.config.num_pois}: "
+                "call model.load_places(tokenizer.index) before scoring places"
+            )
         self.model, self.explore_odds = model, explore_odds
         self.requests, self.after = requests, after
         side = ("user_hash", "user_block", "gap", "category", "cell")

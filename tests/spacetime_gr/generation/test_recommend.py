@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
+from spacetime_gr import SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRTokenizer
 from spacetime_gr.index.geometry import haversine_km
 from tests.spacetime_gr.conftest import make_histories
 from tests.spacetime_gr.test_modeling_spacetime_gr import make_model
@@ -108,3 +108,9 @@ def test_bad_requests_are_refused(model: SpacetimeGRForCausalLM, tokenizer: Spac
         model.recommend(tokenizer, history, when=WHEN, within_km=1.0)
     with pytest.raises(ValueError, match="must be positive"):
         model.recommend(tokenizer, history, when=WHEN, k=0)
+
+
+def test_a_model_without_its_places_is_refused(tokenizer: SpacetimeGRTokenizer) -> None:
+    config = SpacetimeGRConfig(**tokenizer.config_kwargs(), hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(ValueError, match="load_places"):
+        SpacetimeGRForCausalLM(config).recommend(tokenizer, make_histories(26, [3]), when=WHEN)
