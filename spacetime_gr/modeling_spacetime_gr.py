@@ -34,7 +34,9 @@ class SpacetimeGRPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _supports_flash_attn = True
+    # Flash attention reads packed sequences off the positions only for a single row, so users of several rows would see
+    # each other; refused until the boundaries are handed to it.
+    _supports_flash_attn = False
     _supports_attention_backend = True
     _skip_keys_device_placement = ("past_key_values",)
 
@@ -102,10 +104,8 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
         output.last_hidden_state = self.dropout(output.last_hidden_state)
         return output
 
-    def _packed_mask(self, position_ids: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """Causal mask that stays inside each packed sequence. Flash attention reads it off the positions itself."""
-        if "flash" in (self.config._attn_implementation or ""):
-            return None
+    def _packed_mask(self, position_ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Causal mask that stays inside each packed sequence."""
         segment = segments(position_ids)
         length = position_ids.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=position_ids.device).tril()
@@ -202,7 +202,7 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         if self.config.return_explore and past_key_values is not None and past_key_values.get_seq_length() > 0:
             raise ValueError(
                 "the return-explore head points into the whole history, which a key-value cache does not hold: "
-                "call recommend(), or forward/generate with use_cache=False"
+                "call recommend(), or forward() on the whole history with use_cache=False"
             )
         side = {"user_hash": user_hash, "user_block": user_block, "gap": gap, "category": category, "cell": cell}
         output = self.model(
@@ -266,7 +266,9 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
             inner_query.num_slots,
         )
         if self.config.return_explore:
-            inner = self._mix(self.inner_pointer, rows, memory, inner_query, memory.inner, memory.block, inner)
+            # The queries' own blocks, not the memory's: an unknown place takes a slot of the memory and none here.
+            current_block = rows.input_ids.gather(1, inner_query.position)
+            inner = self._mix(self.inner_pointer, rows, memory, inner_query, memory.inner, current_block, inner)
 
         action_query = rows.queries(vocabulary.inner_start, vocabulary.action_start, following)
         action_start = vocabulary.action_start

@@ -147,8 +147,9 @@ class SpacetimeGRTokenizer(PushToHubMixin):
         supervised = known if interest is None else known & interest
         tokens["labels"][supervised, 1:] = ids[supervised, 1:]
         if "user_hash" in columns:
-            folded = np.asarray(columns["user_hash"]).astype(np.uint64) % np.uint64((1 << USER_HASH_BITS) - 1)
-            tokens["user_hash"][:, 0] = np.repeat(folded.astype(np.int64) + 1, np.diff(offsets))
+            given = np.asarray(columns["user_hash"]).astype(np.uint64)
+            folded = (given % np.uint64((1 << USER_HASH_BITS) - 1)).astype(np.int64) + 1
+            tokens["user_hash"][:, 0] = np.repeat(np.where(given == 0, 0, folded), np.diff(offsets))
         tokens["user_block"][:, 0] = self._user_blocks(columns, block, first)
         tokens["gap"][:, 0] = gap
         tokens["category"][:, 2] = np.where(known, index.category[safe_rows] + 1, 0)
@@ -272,7 +273,7 @@ class SpacetimeGRTokenizer(PushToHubMixin):
             columns["user_latitude"] = gather("user_latitude", np.nan, np.float64)
             columns["user_longitude"] = gather("user_longitude", np.nan, np.float64)
         if any("mode" in history for history in histories):
-            columns["mode"] = self._ids(gather("mode", MODES[0], object), MODES, "mode")
+            columns["mode"] = self._ids(gather("mode", None, object), MODES, "mode", optional=True)
         return columns, offsets
 
     def encode_requests(
@@ -381,16 +382,19 @@ class SpacetimeGRTokenizer(PushToHubMixin):
         )
 
     @staticmethod
-    def _ids(values: NDArray[Any], names: Sequence[str], what: str) -> NDArray[np.int64]:
-        """Ids of a column of names (or of ids already)."""
+    def _ids(values: NDArray[Any], names: Sequence[str], what: str, optional: bool = False) -> NDArray[np.int64]:
+        """Ids of a column of names (or of ids already); where `optional`, -1 for None or -1."""
         ids = pd.Index(list(names)).get_indexer(pd.Index(values))
         numbers = pd.to_numeric(pd.Series(values), errors="coerce").to_numpy(np.float64)
         ids = np.where((ids < 0) & (numbers >= 0) & (numbers < len(names)), np.nan_to_num(numbers), ids).astype(
             np.int64
         )
-        if (ids < 0).any():
+        unknown = ids < 0
+        if optional:
+            unknown &= ~pd.isna(values) & (numbers != -1)
+        if unknown.any():
             raise ValueError(
-                f"unknown {what} {values[int(np.argmax(ids < 0))]!r}; this tokenizer knows {', '.join(names)}"
+                f"unknown {what} {values[int(np.argmax(unknown))]!r}; this tokenizer knows {', '.join(names)}"
             )
         return ids
 

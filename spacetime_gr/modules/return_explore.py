@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.modules.typed_heads import NEVER, full_precision
-from spacetime_gr.vocabulary import TOKENS_PER_ACTION
+from spacetime_gr.vocabulary import TOKENS_PER_ACTION, UNK
 
 NUM_ELAPSED, NUM_HOUR, NUM_DAY, NUM_RECENCY, NUM_DISTANCE = 24, 14, 5, 24, 24
 _NUM_RELATIONS = NUM_ELAPSED + NUM_HOUR + NUM_DAY + NUM_RECENCY + NUM_DISTANCE
@@ -52,7 +52,10 @@ class Memory:
     def collect(
         cls, input_ids: Tensor, hidden: Tensor, segment: Tensor, local_time: Tensor, is_action: Tensor
     ) -> "Memory":
-        """Memory of the action tokens `a` of token rows: by then the model has read the whole action."""
+        """Memory of the action tokens `a` of token rows: by then the model has read the whole action.
+
+        Actions at unknown places are left out: nobody can be sent back there.
+        """
         num_slots = input_ids.shape[1] // TOKENS_PER_ACTION + 1
         position, filled = typed_slots(is_action, num_slots)
 
@@ -60,14 +63,15 @@ class Memory:
             return values.gather(1, (position - back).clamp(min=0))
 
         width = hidden.shape[-1]
+        block = pick(input_ids, 2)
         return cls(
             hidden=hidden.gather(1, position.unsqueeze(-1).expand(-1, -1, width)),
-            block=pick(input_ids, 2),
+            block=block,
             inner=pick(input_ids, 1),
             local_time=pick(local_time, 0),
             segment=pick(segment, 0),
             position=position,
-            filled=filled & (position >= TOKENS_PER_ACTION - 1),
+            filled=filled & (position >= TOKENS_PER_ACTION - 1) & (block != UNK),
         )
 
     def before(self, position: Tensor, segment: Tensor) -> Tensor:
@@ -94,7 +98,7 @@ def relations(memory: Memory, local_time: Tensor, distance_km: Tensor, visible: 
     both_weekend = (query_day >= 5) & (key_day >= 5)
     both_working = (query_day < 5) & (key_day < 5)
     day = torch.where(query_day == key_day, 1, torch.where(both_working, 2, torch.where(both_weekend, 3, 4)))
-    # Visible memories are contiguous, so counting them from the query backwards tells how many actions ago each was.
+    # Visible memories counted from the query backwards: how many actions at known places ago each was.
     ago = visible.flip(-1).cumsum(-1).flip(-1).clamp(min=1)
     recency = (2.0 * torch.log2(ago.float())).long().clamp(max=NUM_RECENCY - 1)
     near = 1 + (2.0 * torch.log2(1.0 + 4.0 * distance_km.nan_to_num(0.0))).long().clamp(max=NUM_DISTANCE - 2)

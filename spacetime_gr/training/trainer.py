@@ -40,7 +40,8 @@ class Stream(Protocol):
 
 @dataclass
 class Progress:
-    """How far the run is. `tokens` counts all ranks without padding; `seconds` is time inside steps, all sessions."""
+    """How far the run is. `tokens` counts all ranks without padding; `seconds` is rank 0's time inside
+    the steps before the present one, all sessions: the same number on every rank."""
 
     step: int = 0
     tokens: float = 0
@@ -86,6 +87,7 @@ class Trainer:
         self.stop_requested = False
         self.stopping = False
         self.grad_norm = 0.0
+        self.own_seconds = 0.0
         self.extra_metrics: dict[str, float | None] = {}
         self.norm_from_engine = resolve_stage(config) > 0 or engine.bfloat16_enabled()
 
@@ -138,7 +140,7 @@ class Trainer:
         waited = time.perf_counter() - started
         supervised = float(np.count_nonzero(batch["labels"] != IGNORED_LABEL))
         tokens = float(np.count_nonzero(batch["input_ids"] != self.pad_token_id))
-        own_seconds = self.progress.seconds if self.world.is_main else 0.0
+        own_seconds = self.own_seconds if self.world.is_main else 0.0
         supervised, all_tokens, stops, seconds = all_sum(
             [supervised, tokens, float(self.stop_requested), own_seconds], self.world
         )
@@ -172,7 +174,8 @@ class Trainer:
         took = time.perf_counter() - started
         self.progress.step += 1
         self.progress.tokens += all_tokens
-        self.progress.seconds += took
+        # Not added to the progress here: ranks that measure differently would disagree on whether the run is finished.
+        self.own_seconds += took
         self.window.tokens += tokens
         self.window.seconds += took
         self.window.wait += waited
@@ -250,6 +253,7 @@ class Trainer:
                 f"{checkpoint.path}: DeepSpeed could not load {tag!r}; remove the folder to use an older one"
             )
         self.progress = Progress(**checkpoint.meta["progress"])
+        self.own_seconds = self.progress.seconds
         ranks = [
             json.loads((checkpoint.path / f"rank-{rank:05d}.json").read_text(encoding="utf-8"))
             for rank in range(checkpoint.meta["world_size"])

@@ -67,6 +67,36 @@ def test_loss_equals_the_flat_softmax_in_double_precision(tokenizer: SpacetimeGR
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("rows", [[4], [0, 5, 9], [11]])
+def test_unknown_places_leave_the_loss_exact(tokenizer: SpacetimeGRTokenizer, rows: list[int]) -> None:
+    """An unknown place takes a slot of the memory but none of the block queries: the two must not shift apart."""
+    model = make_model(tokenizer).double()
+    history = make_histories(30, [12])[0]
+    history["poi_row"] = history["poi_row"].copy()
+    history["poi_row"][rows] = -1
+    batch = dict(tokenizer(history, return_tensors="pt"))
+    labels = batch["labels"]
+    with torch.no_grad():
+        loss = model(**batch).loss.item()
+        logits = model(**{name: values for name, values in batch.items() if name != "labels"}).logits
+    supervised = labels[:, 1:] != -100
+    log_probs = logits[:, :-1].gather(-1, labels[:, 1:].clamp(min=0).unsqueeze(-1)).squeeze(-1)[supervised]
+    assert loss == pytest.approx(-log_probs.mean().item(), rel=1e-10)
+
+
+def test_unknown_places_attract_no_probability(tokenizer: SpacetimeGRTokenizer) -> None:
+    """Nobody can return to a place that has no id: with only such places behind, the person explores."""
+    model = make_model(tokenizer)
+    history = make_histories(31, [3])[0] | {"poi_row": np.full(3, -1)}
+    request = tokenizer.encode_requests(*tokenizer.columns([history]), when=1_360_000_000)
+    request.pop("labels")
+    plain = make_model(tokenizer, return_explore=False)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        expected = plain(**request, logits_to_keep=1).logits
+        torch.testing.assert_close(model(**request, logits_to_keep=1).logits, expected, rtol=1e-5, atol=1e-4)
+
+
 def test_every_parameter_learns(tokenizer: SpacetimeGRTokenizer) -> None:
     model = make_model(tokenizer)
     model(**batch_of(tokenizer, 2, [30, 20])).loss.backward()
@@ -107,6 +137,12 @@ def test_eager_equals_sdpa_and_padding_does_not_matter(tokenizer: SpacetimeGRTok
     )
     del batch["position_ids"]  # derived from the attention mask
     torch.testing.assert_close(eager(**batch).loss_sums, sdpa(**batch).loss_sums, rtol=1e-5, atol=1e-4)
+
+
+def test_flash_attention_is_refused(tokenizer: SpacetimeGRTokenizer) -> None:
+    """It would let the users of packed rows see each other (positions tell the boundaries for a single row only)."""
+    with pytest.raises(ValueError, match=r"[Ff]lash"):
+        make_model(tokenizer, attn_implementation="flash_attention_2")
 
 
 def test_num_items_in_batch_makes_accumulation_exact(tokenizer: SpacetimeGRTokenizer) -> None:

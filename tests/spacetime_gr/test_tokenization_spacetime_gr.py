@@ -68,6 +68,23 @@ def test_nothing_before_a_target_depends_on_it(
             np.testing.assert_array_equal(one[name].reshape(-1)[: 4 * at + 1], two[name].reshape(-1)[: 4 * at + 1])
 
 
+def test_an_unknown_person_has_no_hash(tokenizer: SpacetimeGRTokenizer) -> None:
+    history = make_histories(9, [4])[0]
+    known = tokenizer(history, return_tensors="np")["user_hash"]
+    del history["user_hash"]
+    assert (known[0, ::4] > 0).all()
+    assert not tokenizer(history, return_tensors="np")["user_hash"].any()
+
+
+def test_a_mode_elsewhere_in_the_batch_changes_nothing(tokenizer: SpacetimeGRTokenizer) -> None:
+    latitude = tokenizer.index.latitude
+    here, there = int(np.argmin(latitude)), int(np.argmax(latitude))
+    plain = {"poi_row": [here] * 5 + [there] * 2, "timestamp": np.arange(7) * 3600}
+    stated = {"poi_row": [here] * 7, "timestamp": np.arange(7) * 3600, "mode": ["pre_trip"] * 7}
+    alone, together = tokenizer(plain, return_tensors="np"), tokenizer([plain, stated], return_tensors="np")
+    np.testing.assert_array_equal(alone["input_ids"][0], together["input_ids"][0])
+
+
 def test_sequences_do_not_touch_each_other(tokenizer: SpacetimeGRTokenizer) -> None:
     histories = make_histories(3, [7, 1, 12])
     together = tokenizer.encode_actions(*tokenizer.columns(histories))
@@ -166,6 +183,7 @@ def test_saved_tokenizer_makes_the_same_tokens(tokenizer: SpacetimeGRTokenizer, 
         ({"timestamp": [1]}, "history 0 has no column 'poi_id'"),
         ({"poi_id": ["p0001"], "timestamp": [1, 2]}, "'timestamp' has 2 values"),
         ({"poi_id": ["p0001"], "timestamp": [1], "action": ["teleport"]}, "unknown action 'teleport'"),
+        ({"poi_id": ["p0001"], "timestamp": [1], "action": [None]}, "unknown action None"),
         ({"poi_id": ["p0001"], "timestamp": [1], "mode": ["flying"]}, "unknown mode 'flying'"),
     ],
 )
