@@ -469,10 +469,10 @@ class SpacetimeGRTokenizer(PushToHubMixin):
 
 
 def unix_seconds(values: Any) -> NDArray[np.int64]:
-    """Times as unix seconds UTC: numbers are taken as seconds, anything else is parsed (no zone means UTC)."""
+    """Times as unix seconds UTC: numbers are seconds, or milliseconds from 1e11 on; else parsed (no zone means UTC)."""
     array = np.atleast_1d(np.asarray(values))
     if array.dtype.kind in "iuf":
-        return array.astype(np.int64)
+        return np.where(np.abs(array) >= 1e11, array // 1000, array).astype(np.int64)
     times = pd.to_datetime(pd.Series(array), utc=True, format="ISO8601").dt.as_unit("s")
     return np.asarray(times.astype("int64"), np.int64)
 

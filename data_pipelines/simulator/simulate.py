@@ -25,6 +25,8 @@ from data_pipelines.simulator.settings import ACTIONS, MODES, USERS_PER_CHUNK, C
 from data_pipelines.simulator.truth import Tally, candidate_sets, measure, realised, summary, true_distributions
 from data_pipelines.simulator.walk import Walk, walk
 
+OUTPUTS = ("events.parquet", "pois.parquet", "truth.parquet")
+
 Progress = Callable[[str, int, int], None]  # (stage, done, of)
 
 
@@ -37,7 +39,8 @@ def simulate(
 ) -> dict[str, Any]:
     """Simulate and write one city; return what truth.json holds.
 
-    Same settings, same bytes. `truth.json` is written last: a folder without it is unfinished.
+    Same settings, same bytes; a finished city of these settings is left as it is. `truth.json` is written last: a folder
+    without it is unfinished.
 
     Raises:
         ValueError: `out` already holds a city of other settings and `overwrite` is off.
@@ -45,7 +48,10 @@ def simulate(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "truth.json"
-    if done.exists() and not overwrite and _settings_in(done) != dataclasses.asdict(settings):
+    same = done.exists() and _settings_in(done) == dataclasses.asdict(settings)
+    if same and not overwrite and all((folder / name).is_file() for name in OUTPUTS):
+        return json.loads(done.read_text(encoding="utf-8"))
+    if done.exists() and not same and not overwrite:
         raise ValueError(f"{folder} holds a city of other settings; choose another folder or pass --overwrite")
     done.unlink(missing_ok=True)
 

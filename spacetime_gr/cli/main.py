@@ -5,6 +5,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from spacetime_gr.cli.evaluate import evaluate
 from spacetime_gr.cli.export import export
@@ -33,7 +34,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SPACETIME_GR_DEBUG") == "1":
             raise
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(2)
 
 

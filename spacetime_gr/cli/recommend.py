@@ -85,8 +85,13 @@ def recommend(
     if user_id is not None:
         from data_pipelines.prepare.users import hash_user_ids, user_key
 
-        columns["user_hash"] = int(hash_user_ids([user_id], user_key())[0])
+        columns["user_hash"] = int(hash_user_ids([user_id.strip()], user_key())[0])
     when = unix_seconds(float(at) if at.replace(".", "", 1).isdigit() else at)
+    if len(events) and int(events["timestamp"].iloc[-1]) > int(when[0]):
+        late = int((events["timestamp"] > int(when[0])).sum())
+        raise ValueError(
+            f"--history {history}: {late} actions lie after --at {at}; remove them, or ask for a later time"
+        )
     known = tokenizer.index.rows(columns["poi_id"])
     result = model.recommend(
         tokenizer,

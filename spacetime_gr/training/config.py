@@ -30,9 +30,7 @@ class DataSection(Section):
     num_lanes: int = Field(
         default=32, gt=0, description="rows in the global batch, over all ranks and accumulation steps"
     )
-    num_workers: int = Field(
-        default=0, ge=0, description="processes per rank that prepare rows ahead; 0: in the training process"
-    )
+    num_workers: int = Field(default=0, ge=0, description="threads per rank that prepare rows ahead; 0: none")
     cleaning: dict[str, Any] | None = Field(default=None, description="settings of the behaviour and sequence cleaning")
     curriculum: dict[str, Any] | None = Field(default=None, description="share of multi-mode rows against tokens seen")
     blind_share: float = Field(

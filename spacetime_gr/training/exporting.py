@@ -143,8 +143,9 @@ A Spacetime-GR model: a decoder that reads a person's history of actions on plac
 ```python
 from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
 
-model = SpacetimeGRForCausalLM.from_pretrained("{name}")
-tokenizer = SpacetimeGRTokenizer.from_pretrained("{name}")
+folder = "."  # this folder, or the name of its repository on a hub
+model = SpacetimeGRForCausalLM.from_pretrained(folder).eval()
+tokenizer = SpacetimeGRTokenizer.from_pretrained(folder)
 places = model.recommend(tokenizer, histories, when=timestamps, where=coordinates, k=10)
 ```
 

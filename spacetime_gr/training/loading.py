@@ -30,7 +30,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> PretrainConf
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"no configuration file at {file}; see configs/pretrain/ for examples")
-    data = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    data = _parse_yaml(file) or {}
     if not isinstance(data, dict):
         raise ValueError(f"{file}: expected sections such as run, data, train; got {type(data).__name__}")
     for section, values in data.items():
@@ -104,8 +104,15 @@ def _include(data: dict[str, Any], folder: Path) -> None:
             raise ValueError(f"{file}: not JSON: {error}") from None
 
 
+def _parse_yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}; correct that line") from None
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
-    data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    data = _parse_yaml(file)
     if not isinstance(data, dict):
         raise ValueError(f"{file}: expected `key: value` lines, got {type(data).__name__}")
     return data

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(given.local_rank))
     is_main = int(os.environ.get("RANK", 0)) == 0
+    running = False
     try:
         config = load_config(given.config, given.overrides)
         if given.dry_run:
@@ -52,12 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 world_size = given.world_size or environment_world().size
                 sys.stdout.write(dry_run(config, given.config, list(given.overrides), world_size) + "\n")
             return 0
+        running = True
         return run(config)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("SPACETIME_GR_DEBUG") == "1":
             raise
+        # Wrong settings meet all ranks alike and are said once; a damaged shard may meet any one of them.
         if is_main:
             _say(f"error: {error}")
+        elif running:
+            _say(f"error on rank {os.environ['RANK']}: {error}")
         return 1 if isinstance(error, FloatingPointError) else 2
 
 
@@ -125,6 +131,8 @@ def _open_run(config: PretrainConfig, world: World) -> Checkpoint | None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
         store.remove_unfinished()
+        # The export of an earlier end of this run would be taken for the model of the present one.
+        shutil.rmtree(folder / "export", ignore_errors=True)
         checkpoint = store.newest()
         newest = checkpoint.step if checkpoint else None
         _write_status(config, "running", newest or 0, None)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacetime_gr import SpacetimeGRTokenizer
+from spacetime_gr.tokenization_spacetime_gr import unix_seconds
 from spacetime_gr.vocabulary import HOURS, HOURS_PER_WEEK, MODES
 from tests.spacetime_gr.conftest import make_histories
 
@@ -20,6 +21,12 @@ def test_tokens_decode_back_to_actions(tokenizer: SpacetimeGRTokenizer) -> None:
     assert [action["action"] for action in actions] == list(history["action"])
     hours = ((history["timestamp"] - 240 * 60) // 3600 + 72) % HOURS_PER_WEEK
     assert [action["hour_of_week"] for action in actions] == hours.tolist()
+
+
+def test_seconds_milliseconds_and_text_are_one_time() -> None:
+    expected = [1_340_186_400]
+    for value in (1_340_186_400, 1_340_186_400_000, 1_340_186_400.0, "2012-06-20T10:00:00Z", "2012-06-20 10:00:00"):
+        assert unix_seconds(value).tolist() == expected
 
 
 def test_hour_of_week_starts_on_monday(tokenizer: SpacetimeGRTokenizer) -> None:

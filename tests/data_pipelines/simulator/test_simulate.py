@@ -72,8 +72,18 @@ def test_interrupted_run_leaves_nothing_that_looks_finished(tmp_path: Path, monk
 
     monkeypatch.setattr(walk_module, "_actions", stop)
     with pytest.raises(KeyboardInterrupt):
-        simulate(tmp_path, SETTINGS)
+        simulate(tmp_path, SETTINGS, overwrite=True)
     assert not (tmp_path / "truth.json").exists()
+
+
+def test_a_finished_city_is_left_as_it_is(tmp_path: Path) -> None:
+    first = simulate(tmp_path, SETTINGS)
+    written = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert simulate(tmp_path, SETTINGS) == first
+    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == written
+    (tmp_path / "events.parquet").unlink()
+    simulate(tmp_path, SETTINGS)
+    assert (tmp_path / "events.parquet").is_file()
 
 
 def test_schema_and_counts(events: pa.Table, pois: pa.Table) -> None:

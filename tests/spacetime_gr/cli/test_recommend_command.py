@@ -105,6 +105,12 @@ def test_wrong_input(run: Path, history: Path, change: object, arguments: tuple,
     assert message in str(error)
 
 
+def test_a_request_before_the_last_action_is_refused(run: Path, history: Path) -> None:
+    code, _, error = call(run, "--history", history, "--at", "2012-06-19T12:00:00Z")
+    assert code == 1
+    assert "1 actions lie after" in str(error)
+
+
 def test_missing_files(run: Path, tmp_path: Path) -> None:
     _, _, error = call(run, "--history", tmp_path / "none.csv", "--at", WHEN)
     assert "no such file" in str(error)

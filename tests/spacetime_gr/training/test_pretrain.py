@@ -55,6 +55,14 @@ def test_refusals_are_one_line(file: Path, override: str, said: str, capsys: pyt
     assert error.count("\n") == 1
 
 
+def test_broken_yaml_is_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text("run: {dir: [}\n")
+    assert main(["--config", str(file), "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert f"{file} is not YAML" in error
+    assert error.count("\n") == 1
+
+
 def test_a_run_directory_holds_one_setting(file: Path) -> None:
     config = load_config(file)
     folder = Path(config.run.dir)
