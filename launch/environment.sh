@@ -37,13 +37,15 @@ ensure_environment() {
   stamp="$environment/.installed${extra:+-$extra}"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "== installing (a few minutes the first time)"
-    (cd "$repository" && "$environment/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
-      --no-compile --constraint constraints.txt --editable ".${extra:+[$extra]}" |
-      { grep --line-buffered -E "^(Collecting|Installing|Successfully|ERROR)" || true; } | cut -c1-160)
-    "$environment/bin/python" -c 'import torch, transformers, deepspeed' >/dev/null 2>&1 || {
-      echo "error: the installation is not usable; remove $environment and run this again, and read pip's output above" >&2
+    local log="$environment/install.log"
+    if ! (cd "$repository" && "$environment/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
+      --no-compile --constraint constraints.txt --editable ".${extra:+[$extra]}" 2>&1 | tee "$log" |
+      { grep --line-buffered -E "^(Collecting|Installing|Successfully|ERROR)" || true; } | cut -c1-160) ||
+      ! "$environment/bin/python" -c 'import torch, transformers, deepspeed' >>"$log" 2>&1; then
+      echo "error: the installation failed; pip's output is in $log. Check the network and the free disk space," \
+        "remove $environment and run this again" >&2
       return 1
-    }
+    fi
     echo "$wanted" >"$stamp"
   fi
   # shellcheck disable=SC1091

@@ -39,8 +39,8 @@ def simulate(
 ) -> dict[str, Any]:
     """Simulate and write one city; return what truth.json holds.
 
-    Same settings, same bytes; a finished city of these settings is left as it is. `truth.json` is written last: a folder
-    without it is unfinished.
+    Same settings, same bytes; a finished city of these settings is left as it is. `truth.json` is written last: a
+    folder without it is unfinished.
 
     Raises:
         ValueError: `out` already holds a city of other settings and `overwrite` is off.
