@@ -46,6 +46,14 @@ def evaluate(
     ] = None,
     discovery_k: Annotated[int, typer.Option(help="k of the discovery rate D(k, m).", rich_help_panel=MEASURE)] = 10,
     discovery_days: Annotated[float, typer.Option(help="m of D(k, m), in days.", rich_help_panel=MEASURE)] = 30.0,
+    max_targets: Annotated[
+        int | None,
+        typer.Option(
+            help="Rank a sample of so many targets (fixed seed), for large sets.",
+            show_default="all",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None,
     context_actions: Annotated[
         int, typer.Option(help="Last known actions that the model reads.", rich_help_panel=MODEL)
     ] = 128,
@@ -88,6 +96,7 @@ def evaluate(
         knowledge=knowledge,
         discovery_k=discovery_k,
         discovery_days=discovery_days,
+        max_targets=max_targets,
     )
     if reuse and json_file is None:
         raise ValueError("--reuse needs --json FILE: the file that may hold the answer already")

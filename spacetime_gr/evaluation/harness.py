@@ -30,17 +30,21 @@ Progress = Callable[[int, int], None]  # (targets ranked, of; counted for each s
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured: the protocol's name, the setting, the state of knowledge, and k and m of D(k, m)."""
+    """What is measured: the protocol's name, the setting, the state of knowledge, k and m of D(k, m), and how many
+    targets at most (a sample with a fixed seed; None: all)."""
 
     protocol: str = "public"
     setting: str = "timed"
     knowledge: str = "stream"
     discovery_k: int = 10
     discovery_days: float = 30.0
+    max_targets: int | None = None
 
     def __post_init__(self) -> None:
         if self.setting not in SETTINGS:
             raise ValueError(f"--setting is {self.setting!r}, expected one of {', '.join(SETTINGS)}")
+        if self.max_targets is not None and self.max_targets < 1:
+            raise ValueError(f"--max-targets is {self.max_targets}, expected at least 1, or leave it out for all")
         if self.discovery_k < 1 or self.discovery_days <= 0:
             raise ValueError(
                 f"--discovery-k is {self.discovery_k} and --discovery-days {self.discovery_days:g}; "
@@ -77,7 +81,12 @@ def evaluate_folder(
     source = str(folder.manifest["protocol"])
     name = choose(task.protocol, source)
     instances = build_instances(BY_NAME[name](EventLog.from_folder(folder)), task.knowledge)
+    num_all = len(instances)
+    if task.max_targets is not None and num_all > task.max_targets:
+        chosen = np.random.default_rng(0).choice(num_all, task.max_targets, replace=False)
+        instances = instances.take(np.sort(chosen))  # in rising order of time, as the counters need
     result: dict[str, Any] = {
+        "num_targets_in_protocol": num_all,
         "protocol": name,
         "setting": task.setting,
         "knowledge": task.knowledge,

@@ -27,7 +27,7 @@ def print_report(result: Mapping[str, Any], console: Console) -> None:
     slices = next(iter(result["baseline_slices"].values()))
     table = Table(
         title=f"{result['protocol']}, {result['knowledge']}, {result['setting']}: "
-        f"{result['num_targets']:,} targets among {result['num_pois']:,} places",
+        f"{result['num_targets']:,} targets{_sampled(result)} among {result['num_pois']:,} places",
         padding=(0, 0, 0, 1),
     )
     table.add_column("", no_wrap=True)
@@ -47,6 +47,11 @@ def print_report(result: Mapping[str, Any], console: Console) -> None:
         best = result.get("ceiling", {}).get("entropy_nats")
         suffix = "" if best is None else f" (true distribution: {best:.4f})"
         console.print(f"negative log-likelihood of the target: {result['nll_nats']:.4f} nats{suffix}", highlight=False)
+
+
+def _sampled(result: Mapping[str, Any]) -> str:
+    total = result.get("num_targets_in_protocol", result["num_targets"])
+    return "" if total == result["num_targets"] else f" (a sample of {total:,})"
 
 
 def _cells(label: str, metrics: Mapping[str, Any], slices: Mapping[str, Any]) -> list[str]:

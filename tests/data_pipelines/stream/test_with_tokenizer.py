@@ -55,4 +55,10 @@ def test_rows_are_the_tokens_of_whole_users(tmp_path: Path) -> None:
     blind = next(TokenStream(folder, tokenizer, num_lanes=2, row_length=64, blind_share=1.0))
     supervised = (blind["labels"] != -100).reshape(2, -1, 4).any(axis=-1)
     assert (blind["local_time"].reshape(2, -1, 4)[:, :, :2][supervised] == 0).all()
-    assert next(TokenStream(folder, tokenizer, num_lanes=2, row_length=64, curriculum={"final_share": 0.0}))
+
+    single = next(TokenStream(folder, tokenizer, num_lanes=2, row_length=64, curriculum={"final_share": 0.0}))
+    for row in range(2):
+        ids, segment = single["input_ids"][row], (single["position_ids"][row] == 0).cumsum()
+        for number in np.unique(segment[ids != 0]):
+            context = ids[(segment == number) & (ids != 0)][::4] - tokenizer.vocabulary.context_start
+            assert len(set((context // 169).tolist())) == 1  # one mode in each packed sequence

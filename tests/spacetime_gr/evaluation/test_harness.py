@@ -46,6 +46,18 @@ def test_result_has_the_agreed_keys_and_is_json(tmp_path: Path) -> None:
         assert metrics["mrr"] == pytest.approx(sum(p["mrr"] * p["num_targets"] for p in parts) / sum(sizes))
 
 
+def test_a_sample_of_targets_is_fixed_and_stated(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, random_log(seed=6))
+    whole = evaluate_folder(folder, Task(protocol="time_split"))
+    one, two = (evaluate_folder(folder, Task(protocol="time_split", max_targets=20)) for _ in range(2))
+    assert one == two
+    assert one["num_targets"] == 20 < whole["num_targets"] == one["num_targets_in_protocol"]
+    enough = evaluate_folder(folder, Task(protocol="time_split", max_targets=whole["num_targets"]))
+    assert enough["baselines"] == whole["baselines"]
+    with pytest.raises(ValueError, match="--max-targets is 0"):
+        Task(max_targets=0)
+
+
 def test_baselines_alone(tmp_path: Path) -> None:
     result = evaluate_folder(write_folder(tmp_path, random_log(seed=6)), Task(protocol="last_per_user"))
     assert "metrics" not in result
