@@ -13,6 +13,7 @@ from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.generation.recommend import RecommendMixin
 from spacetime_gr.index import POIIndex
 from spacetime_gr.modules.embeddings import SideEmbeddings
+from spacetime_gr.modules.growing import grow
 from spacetime_gr.modules.places import PlaceTable
 from spacetime_gr.modules.return_explore import Memory, Pointer, ReturnExplore, mix_into, pointed_log_mass, relations
 from spacetime_gr.modules.token_rows import Queries, TokenRows, default_positions, segments
@@ -24,6 +25,7 @@ from spacetime_gr.modules.typed_heads import (
     chunked_log_likelihood,
     full_precision,
 )
+from spacetime_gr.tokenization_spacetime_gr import SpacetimeGRTokenizer
 
 
 class SpacetimeGRPreTrainedModel(PreTrainedModel):
@@ -166,6 +168,10 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
     def load_places(self, index: POIIndex) -> None:
         """Copy the place tables of an index into the model (they are saved with the weights)."""
         self.places.load(index)
+
+    def grow(self, tokenizer: SpacetimeGRTokenizer) -> None:
+        """Fit the model to its tokenizer's grown index, in place; see `modules.growing.grow`."""
+        grow(self, tokenizer)
 
     def forward(
         self,

@@ -18,8 +18,8 @@ from transformers.utils import PushToHubMixin
 
 from spacetime_gr.index import POIIndex
 from spacetime_gr.index.geometry import haversine_km
-from spacetime_gr.index.poi_index import CELLS_PER_SIDE
 from spacetime_gr.vocabulary import (
+    CELL_BITS,
     EOS,
     HOURS,
     HOURS_PER_WEEK,
@@ -77,7 +77,7 @@ class SpacetimeGRTokenizer(PushToHubMixin):
         self.index = index
         self.actions = list(actions)
         self.padding_side = padding_side
-        self.vocabulary = Vocabulary(index.num_blocks, index.num_inner, len(self.actions))
+        self.vocabulary = Vocabulary(index.block_capacity, index.num_inner, len(self.actions))
         self.pad_token_id, self.unk_token_id, self.eos_token_id = PAD, UNK, EOS
 
     def __len__(self) -> int:
@@ -91,12 +91,12 @@ class SpacetimeGRTokenizer(PushToHubMixin):
     def config_kwargs(self) -> dict[str, int]:
         """The sizes that a `SpacetimeGRConfig` needs to fit this tokenizer."""
         return {
-            "num_blocks": self.index.num_blocks,
+            "num_blocks": self.index.block_capacity,
             "num_inner": self.index.num_inner,
             "num_actions": len(self.actions),
             "num_pois": self.index.num_pois,
             "num_categories": len(self.index.category_names),
-            "num_cells": CELLS_PER_SIDE**2,
+            "num_cells": 1 << CELL_BITS,
             "num_gap_buckets": NUM_GAP_BUCKETS,
         }
 
@@ -126,9 +126,11 @@ class SpacetimeGRTokenizer(PushToHubMixin):
         first = np.zeros(num_actions, bool)
         first[offsets[:-1][np.diff(offsets) > 0]] = True
         known = rows >= 0
-        safe_rows = np.where(known, rows, 0)
-        block = np.where(known, index.block[safe_rows] + vocabulary.block_start, UNK)
-        inner = np.where(known, index.inner[safe_rows] + vocabulary.inner_start, UNK)
+        pairs = index.encode(rows, rows=True, unknown="mark")
+        starts = (vocabulary.block_start, vocabulary.inner_start)
+        block, inner = (
+            np.where(known, ids.astype(np.int64) + start, UNK) for ids, start in zip(pairs, starts, strict=True)
+        )
 
         timestamp = np.asarray(columns["timestamp"], dtype=np.int64)
         local_time = timestamp + 60 * np.asarray(columns["tz_offset_minutes"], dtype=np.int64)
@@ -152,8 +154,8 @@ class SpacetimeGRTokenizer(PushToHubMixin):
             tokens["user_hash"][:, 0] = np.repeat(np.where(given == 0, 0, folded), np.diff(offsets))
         tokens["user_block"][:, 0] = self._user_blocks(columns, block, first)
         tokens["gap"][:, 0] = gap
-        tokens["category"][:, 2] = np.where(known, index.category[safe_rows] + 1, 0)
-        tokens["cell"][:, 2] = np.where(known, index.cell[safe_rows].astype(np.int64) + 1, 0)
+        tokens["category"][:, 2] = index.categories(rows) + 1
+        tokens["cell"][:, 2] = index.positions(rows, CELL_BITS) + 1
         tokens["local_time"][:] = local_time[:, None]
         return tokens
 

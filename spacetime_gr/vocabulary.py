@@ -10,6 +10,7 @@ HOURS_PER_WEEK = 168
 HOURS = HOURS_PER_WEEK + 1  # the last one stands for 'time not known' (the blind setting)
 NUM_CONTEXTS = len(MODES) * HOURS
 TOKENS_PER_ACTION = 4
+CELL_BITS = 6  # position of a place in its block, as the model reads it: 8 x 8 cells
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ class RecommendMixin:
             prefix.place_log_probs(chunk.expand(*after.shape, -1)).flatten(2)
             for chunk in blocks.split(max(1, CANDIDATE_CHUNK // after.shape[1]))
         ]
-        columns = index.block.astype(np.int64) * index.num_inner + index.inner
+        block, inner = index.encode(np.arange(index.num_pois), rows=True)
+        columns = block.astype(np.int64) * index.num_inner + inner
         return torch.cat(pieces, dim=2)[:, :, torch.from_numpy(columns).to(after.device)]
 
     @torch.inference_mode()
@@ -142,7 +143,7 @@ class RecommendMixin:
         block_log_probs, blocks = ranked[:, :beams], order[:, :beams]
         scores = prefix.place_log_probs(blocks.unsqueeze(1))[:, 0]  # (histories, beams, inner ids)
         rows = index.decode_rows(blocks.cpu().numpy()[:, :, None], np.arange(index.num_inner))
-        allowed = (rows >= 0) & _allowed(index, rows, points, categories, within_km)
+        allowed = (rows >= 0) & ~index.is_retired(rows) & _allowed(index, rows, points, categories, within_km)
         if exclude_visited:
             history = np.repeat(np.arange(size), np.diff(offsets))
             visited = history * index.num_pois + columns["poi_row"]
@@ -153,8 +154,7 @@ class RecommendMixin:
         log_probs, chosen = best[:, :k].cpu().numpy(), order[:, :k].cpu().numpy()
         chosen_rows = np.take_along_axis(rows.reshape(size, -1), chosen, axis=1)
         coverage = block_log_probs.exp().sum(-1).clamp(max=1.0).cpu().numpy()
-        poi_ids = index.poi_ids.take(np.maximum(chosen_rows, 0).ravel()).to_numpy(zero_copy_only=False)
-        poi_ids = poi_ids.reshape(chosen.shape)
+        poi_ids = index.ids(chosen_rows)
         real = log_probs > NEVER / 2
         return [
             {

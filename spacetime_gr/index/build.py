@@ -1,68 +1,87 @@
-"""Cut sorted cell keys into blocks. Everything works on whole arrays, level by level; nothing loops over POIs."""
+"""From places to blocks and inner ids. Everything works on whole arrays, level by level; nothing loops over POIs."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spacetime_gr.index.geometry import MAX_LEVEL
+from spacetime_gr.index.geometry import to_degrees
+from spacetime_gr.index.schemes import Keys, Levels, Scheme, positions
+from spacetime_gr.index.sorting import chunks, number_bits, ones, stable_argsort
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Blocks as ranges of POIs sorted by cell key: block b holds sorted positions `starts[b]` to `starts[b + 1]`.
+class Cells:
+    """Cells as ranges of POIs sorted by key: cell c holds sorted positions `starts[c]` to `starts[c + 1]`.
 
-    `keys` is the first cell key that belongs to the block's cell, `levels` its quadtree level (0 for the grid).
+    `keys` is the first key of the cell, `levels` its level. Cells of the deepest level may stand several times.
     """
 
     starts: NDArray[np.int64]
-    keys: NDArray[np.uint64]
-    levels: NDArray[np.int8]
+    keys: Keys
+    levels: Levels
 
 
-def split_quadtree(sorted_keys: NDArray[np.uint64], max_pois_per_block: int) -> Blocks:
-    """Adaptive tiles: a tile is split into its four children while it holds more than `max_pois_per_block` POIs.
+@dataclass(frozen=True)
+class Roots:
+    """Cells to begin from: ranges of sorted POIs, and the level of the cell that holds each."""
 
-    Tiles without POIs make no block. A tile of the deepest level that still holds too many (identical coordinates:
-    towers, malls) is cut into several blocks with the same tile, in the order of the POIs.
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    levels: Levels
+
+
+def whole_map(scheme: Scheme, sorted_keys: Keys) -> Roots:
+    """The world as the one tile to begin from; for the grid, its occupied squares."""
+    if scheme.max_level:
+        return Roots(np.zeros(1, np.int64), np.full(1, len(sorted_keys), np.int64), np.zeros(1, np.int8))
+    span = scheme.span_bits(np.zeros(1, np.int8))[0]
+    edges = [
+        part.start + 1 + np.flatnonzero((sorted_keys[part] ^ sorted_keys[part.start + 1 : part.stop + 1]) >> span)
+        for part in chunks(len(sorted_keys) - 1)
+    ]
+    starts = np.concatenate([np.zeros(1, np.int64), *edges])
+    return Roots(starts, np.append(starts[1:], len(sorted_keys)), np.zeros(len(starts), np.int8))
+
+
+def split(scheme: Scheme, sorted_keys: Keys, roots: Roots, max_pois: int | None) -> Cells:
+    """Cut cells until none holds more than `max_pois` POIs (None: no bound).
+
+    A quadtree tile is split into its four children; those without POIs make no block. A cell of the deepest level that
+    still holds too many (identical coordinates: towers, malls; for the grid any full square) is cut into several blocks
+    with the same cell, in the order of the POIs.
     """
-    leaf_starts, leaf_ends, leaf_levels = [], [], []
-    starts, ends = np.zeros(1, np.int64), np.full(1, len(sorted_keys), np.int64)
-    prefixes: NDArray[np.uint64] = np.zeros(1, np.uint64)  # the tile's Morton key at its own level
-    for level in range(MAX_LEVEL + 1):
-        done = (ends - starts <= max_pois_per_block) | (level == MAX_LEVEL)
-        keep = done & (ends > starts)
-        leaf_starts.append(starts[keep])
-        leaf_ends.append(ends[keep])
-        leaf_levels.append(np.full(int(keep.sum()), level, np.int8))
-        starts, ends, parents = starts[~done], ends[~done], prefixes[~done]
-        if len(starts) == 0:
-            break
-        children: NDArray[np.uint64] = np.left_shift(parents[:, None], np.uint64(2)) + np.arange(
-            4, dtype=np.uint64
-        )  # (tiles, 4)
-        shift = np.uint64(2 * (MAX_LEVEL - level - 1))
-        inner_bounds = np.searchsorted(sorted_keys, np.left_shift(children[:, 1:], shift)).astype(np.int64)
-        bounds = np.concatenate([starts[:, None], inner_bounds, ends[:, None]], axis=1)
-        starts, ends, prefixes = bounds[:, :-1].ravel(), bounds[:, 1:].ravel(), children.ravel()
-    starts, ends = np.concatenate(leaf_starts), np.concatenate(leaf_ends)
-    levels = np.concatenate(leaf_levels)
-    order = np.argsort(starts)
-    starts, ends, levels = starts[order], ends[order], levels[order]
-    starts, source = _cut_ranges(starts, ends, max_pois_per_block)
+    done: list[Roots] = []
+    starts, ends, levels = roots.starts, roots.ends, roots.levels
+    longest = len(sorted_keys) if max_pois is None else max_pois
+    while len(starts):
+        finished = (ends - starts <= longest) | (levels == scheme.max_level)
+        keep = finished & (ends > starts)
+        done.append(Roots(starts[keep], ends[keep], levels[keep]))
+        starts, ends, levels = _children(scheme, sorted_keys, starts[~finished], ends[~finished], levels[~finished])
+    starts = np.concatenate([part.starts for part in done])
+    order = np.argsort(starts, kind="stable")
+    starts = starts[order]
+    ends, levels = (np.concatenate([getattr(part, name) for part in done])[order] for name in ("ends", "levels"))
+    starts, source = _cut_ranges(starts, ends, longest)
     levels = levels[source]
-    shifts = (2 * (MAX_LEVEL - levels.astype(np.int64))).astype(np.uint64)
-    keys = (sorted_keys[starts] >> shifts) << shifts
-    return Blocks(np.append(starts, len(sorted_keys)), keys, levels)
+    spans = scheme.span_bits(levels)
+    return Cells(np.append(starts, ends[-1]), (sorted_keys[starts] >> spans) << spans, levels)
 
 
-def split_grid(sorted_keys: NDArray[np.uint64], max_pois_per_block: int | None) -> Blocks:
-    """One block per occupied square; a square over `max_pois_per_block` (None: no bound) is cut into several."""
-    starts = np.flatnonzero(np.append(True, sorted_keys[1:] != sorted_keys[:-1])).astype(np.int64)
-    ends = np.append(starts[1:], len(sorted_keys))
-    if max_pois_per_block is not None:
-        starts, _ = _cut_ranges(starts, ends, max_pois_per_block)
-    return Blocks(np.append(starts, len(sorted_keys)), sorted_keys[starts], np.zeros(len(starts), np.int8))
+def _children(
+    scheme: Scheme, sorted_keys: Keys, starts: NDArray[np.int64], ends: NDArray[np.int64], levels: Levels
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Levels]:
+    """The four children of tiles as ranges of sorted POIs, the empty ones too."""
+    if not len(starts):
+        return starts, ends, levels
+    spans = scheme.span_bits(levels + 1)
+    first = (sorted_keys[starts] >> (spans + np.uint64(2))) << np.uint64(2)
+    following = np.add(first[:, None], np.arange(1, 4, dtype=np.uint64), dtype=np.uint64)
+    bounds = following << spans[:, None]
+    inside = np.searchsorted(sorted_keys, bounds).astype(np.int64)
+    edges = np.concatenate([starts[:, None], inside, ends[:, None]], axis=1)
+    return edges[:, :-1].ravel(), edges[:, 1:].ravel(), np.repeat(levels + np.int8(1), 4)
 
 
 def _cut_ranges(
@@ -73,3 +92,64 @@ def _cut_ranges(
     source = np.repeat(np.arange(len(starts)), pieces)
     piece = np.arange(len(source)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     return starts[source] + piece * longest, source
+
+
+def sort_by_key(scheme: Scheme, keys: Keys) -> tuple[NDArray[np.int64], Keys]:
+    """Places in the order of their keys (ties as they stand), and the sorted keys; both shape (n,)."""
+    order = stable_argsort([(keys, scheme.key_bits)], len(keys))
+    return order, keys[order]
+
+
+def order_inside(cells: Cells, order: NDArray[np.int64], visits: NDArray[np.uint32], size: int) -> NDArray[np.int64]:
+    """Places block by block, inside each by falling visits, ties by their number.
+
+    Args:
+        cells: blocks over the places sorted by key.
+        order: number of the place at each sorted position, shape (n,).
+        visits: of the places by number, shape (size,).
+        size: numbers run below it.
+
+    Returns:
+        Numbers, shape (n,): block b still holds positions `starts[b]` to `starts[b + 1]`.
+    """
+    sizes = np.diff(cells.starts)
+    block_bits, place_bits = number_bits(len(sizes)), number_bits(size)
+    # Visits take the bits that are left in 64; the few places above that cap are put in order afterwards.
+    cap = np.uint64(min((1 << max(0, 64 - block_bits - place_bits)) - 1, int(visits.max(initial=0))))
+    visit_bits = number_bits(int(cap) + 1)
+    assert block_bits + visit_bits + place_bits <= 64, "too many places and blocks for one sort"
+    packed = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)
+    for part in chunks(len(order)):
+        fewer = cap - np.minimum(visits[order[part]].astype(np.uint64), cap)
+        packed[part] = ((packed[part] << np.uint64(visit_bits)) | fewer) << np.uint64(place_bits)
+        packed[part] |= order[part].view(np.uint64)
+    packed.sort()
+    for part in chunks(len(packed)):
+        packed[part] &= ones(place_bits)
+    result = packed.view(np.int64)
+    capped = np.flatnonzero(visits[result] >= cap)
+    if len(capped) and int(cap) < int(visits.max()):
+        block = np.searchsorted(cells.starts, capped, side="right")
+        head = result[capped]
+        result[capped] = head[np.lexsort((head, -visits[head].astype(np.int64), block))]
+    return result
+
+
+def positions_in(scheme: Scheme, cells: Cells, sorted_keys: Keys) -> NDArray[np.uint16]:
+    """Where in its block each place lies, in the order of the keys; see `schemes.positions`."""
+    result = np.empty(len(sorted_keys), np.uint16)
+    for part in chunks(len(sorted_keys)):
+        block = np.searchsorted(cells.starts, np.arange(part.start, part.stop), side="right") - 1
+        result[part] = positions(sorted_keys[part], scheme.span_bits(cells.levels[block]))
+    return result
+
+
+def centers_of(
+    starts: NDArray[np.int64], rows_by_block: NDArray[np.integer], *coordinates: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """Mean latitude and longitude in degrees of each block's places, shape (blocks, 2); coordinates as stored.
+
+    Blocks never straddle the antimeridian (both schemes cut there), so a plain mean of longitudes is right.
+    """
+    sums = [np.add.reduceat(axis[rows_by_block], starts[:-1], dtype=np.int64) for axis in coordinates]
+    return to_degrees(np.stack(sums, axis=1) / np.diff(starts)[:, None]).astype(np.float32)

@@ -1,174 +1,200 @@
 """POIIndex: place ids to (block, inner) pairs and back, with the geometry and side information of both."""
 
-import hashlib
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from spacetime_gr.index import geometry
-from spacetime_gr.index.build import split_grid, split_quadtree
+from spacetime_gr.index import growth, search, storage
+from spacetime_gr.index.build import centers_of, order_inside, positions_in, sort_by_key, split, whole_map
+from spacetime_gr.index.columns import Blocks, Places
+from spacetime_gr.index.geometry import to_degrees
+from spacetime_gr.index.ids import IdTable, as_ids, id_order
+from spacetime_gr.index.intake import Intake, Source, read_places
+from spacetime_gr.index.schemes import POSITION_BITS, Scheme, make_scheme
+from spacetime_gr.index.sorting import chunks, number_bits, ones
 
-FORMAT_VERSION = 1
-SCHEMES = ("quadtree", "grid")
-CELLS_PER_SIDE = 8
-_ARRAYS = (
-    "block", "inner", "rows_by_block", "block_starts", "block_keys", "block_levels", "latitude", "longitude",
-    "category", "cell", "visits", "id_hashes", "id_rows",
-)  # fmt: skip
+DEFAULT_MAX_POIS = 512
+DEFAULT_SPARE_BLOCKS = 0.1
 
 
 @dataclass(frozen=True)
 class POIIndex:
-    """Two-level index of places. Make one with `build` or `load`; arrays are never changed in place.
+    """Two-level index of places. Make one with `build` or `load`; it is never changed in place.
 
-    Per POI, in the order of the table it was built from (`poi_row`): `block` int32, `inner` int32, `latitude`,
-    `longitude` float32 degrees, `category` int32 (-1 none), `cell` uint8 (position in the block, 8 x 8 cells, row by
-    row from the north-west), `visits` int64. Per block: `block_starts` int64 (num_blocks + 1) into `rows_by_block`
-    (POI rows sorted by block and inner id), `block_keys`, `block_levels`.
+    Rows count places as they stood in the table (`poi_row`); places added later follow. Block ids run from 0 to
+    `num_blocks`, with room up to `block_capacity`; inner ids from 0 to `num_inner`.
     """
 
-    scheme: str
-    settings: dict[str, Any]
+    scheme: Scheme
+    max_pois_per_block: int | None
+    num_inner: int
+    block_capacity: int
     category_names: list[str]
-    poi_ids: pa.Array
-    hash_key: str
-    block: NDArray[np.int32]
-    inner: NDArray[np.int32]
+    base: Places
     rows_by_block: NDArray[np.int32]
     block_starts: NDArray[np.int64]
-    block_keys: NDArray[np.uint64]
-    block_levels: NDArray[np.int8]
-    latitude: NDArray[np.float32]
-    longitude: NDArray[np.float32]
-    category: NDArray[np.int32]
-    cell: NDArray[np.uint8]
-    visits: NDArray[np.int64]
-    id_hashes: NDArray[np.uint64]
-    id_rows: NDArray[np.int32]
+    blocks: Blocks
+    added: Places | None = None
+    retired: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    rejected: pa.Table | None = None
+    folder: Path | None = None
 
     # ---------------------------------------------------------------- building
 
     @classmethod
     def build(
         cls,
-        pois: pa.Table,
+        pois: Source,
         scheme: str = "quadtree",
         max_pois_per_block: int | None = None,
         cell_km: float = 5.0,
+        spare_blocks: float = DEFAULT_SPARE_BLOCKS,
+        bad_rows: str = "error",
+        check_swapped: bool = True,
     ) -> "POIIndex":
-        """Build an index over a table of places.
+        """Build an index over a table of places. The order of its rows does not change any place's pair.
 
         Args:
-            pois: columns `poi_id`, `latitude`, `longitude` (degrees); optional `category` (strings) and
-                `train_visits` (popularity in the training part; order of the inner ids, 0 where absent).
+            pois: a table, or the path of a Parquet file or folder: columns `poi_id` (text or integers), `latitude`,
+                `longitude` (degrees); optional `category` (text) and `train_visits` (popularity in the training part;
+                order of the inner ids, 0 where absent).
             scheme: `quadtree` (adaptive map tiles) or `grid` (squares of `cell_km`).
-            max_pois_per_block: bound on a block's POIs; default 512 for the quadtree, none for the grid.
+            max_pois_per_block: bound on a block's POIs; default 512 for the quadtree, none for the grid. A bound is
+                also the size of the inner vocabulary: blocks that are not full have spare inner ids.
             cell_km: side of a grid square.
+            spare_blocks: block ids kept free for places that are added later, as a share of the blocks.
+            bad_rows: `error`, or `quarantine` to leave bad rows out and list them in `rejected` (row, poi_id, reason).
+            check_swapped: also reject rows whose latitude and longitude seem swapped though both are in range.
 
         Inner ids run from 0 in each block by falling `train_visits`, ties by `poi_id`.
 
         Raises:
-            ValueError: a column is missing, a coordinate is not finite or out of range, a POI id stands twice, or a
-                setting is out of range; the message names the first offending rows.
+            ValueError: a column is missing, rows are bad (null id, coordinates not finite, out of range or swapped), a
+                POI id stands twice, or a setting is out of range; the message names the first offending rows.
         """
-        if scheme not in SCHEMES:
-            raise ValueError(f"scheme is {scheme!r}; expected one of {', '.join(SCHEMES)}")
+        cutting = make_scheme(scheme, cell_km)
         if scheme == "quadtree" and max_pois_per_block is None:
-            max_pois_per_block = 512
+            max_pois_per_block = DEFAULT_MAX_POIS
         if max_pois_per_block is not None and max_pois_per_block < 1:
             raise ValueError(f"max_pois_per_block is {max_pois_per_block}; expected at least 1")
-        poi_ids, latitude, longitude, visits = _checked_columns(pois)
-        if scheme == "quadtree":
-            keys = geometry.quadtree_keys(latitude, longitude)
-        else:
-            keys = geometry.grid_keys(latitude, longitude, cell_km)
-        # One sort gives both the cells and, inside each, the order of popularity (ties by id).
-        id_rank = np.empty(len(poi_ids), np.int64)
-        id_rank[pc.sort_indices(poi_ids).to_numpy()] = np.arange(len(poi_ids))
-        order = np.lexsort((id_rank, -visits, keys))
-        sorted_keys = keys[order]
-        blocks = (
-            split_quadtree(sorted_keys, max_pois_per_block)
-            if scheme == "quadtree" and max_pois_per_block is not None
-            else split_grid(sorted_keys, max_pois_per_block)
-        )
-        sizes = np.diff(blocks.starts)
-        block_of_sorted = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-        # Blocks above the deepest level hold several cells, so popularity is ordered once more, block by block.
-        by_block = np.lexsort((id_rank[order], -visits[order], block_of_sorted))
-        rows_by_block = order[by_block].astype(np.int32)
-        block = np.empty(len(poi_ids), np.int32)
-        inner = np.empty(len(poi_ids), np.int32)
-        block[rows_by_block] = block_of_sorted
-        inner[rows_by_block] = np.arange(len(poi_ids)) - np.repeat(blocks.starts[:-1], sizes)
-        category_names, category = _categories(pois)
-        hash_key, id_hashes, id_rows = _hash_table(poi_ids)
-        settings: dict[str, Any] = {"max_pois_per_block": max_pois_per_block}
-        if scheme == "grid":
-            settings["cell_km"] = cell_km
-        bounds = _block_bounds(scheme, settings, blocks.keys, blocks.levels)
+        if spare_blocks < 0:
+            raise ValueError(f"spare_blocks is {spare_blocks}; expected a share of 0 or more")
+        if bad_rows not in ("error", "quarantine"):
+            raise ValueError(f"bad_rows is {bad_rows!r}; expected 'error' or 'quarantine'")
+        places = read_places(pois, cutting, bad_rows == "quarantine", check_swapped=check_swapped)
+        return cls._from_places(cutting, places, max_pois_per_block, spare_blocks)
+
+    @classmethod
+    def _from_places(
+        cls, scheme: Scheme, places: Intake, max_pois_per_block: int | None, spare_blocks: float
+    ) -> "POIIndex":
+        size = len(places.ids)
+        ids = IdTable.build(places.ids)
+        # Places are numbered by their ids while they are sorted: ties fall by id whatever the order of the rows.
+        row_of = id_order(places.ids)
+        order, sorted_keys = sort_by_key(scheme, places.keys[row_of])
+        places.keys = sorted_keys[:0]  # no longer needed: at 100 M places every column counts
+        cells = split(scheme, sorted_keys, whole_map(scheme, sorted_keys), max_pois_per_block)
+        sizes = np.diff(cells.starts)
+        position = np.empty(size, np.uint16)
+        position[row_of[order]] = positions_in(scheme, cells, sorted_keys)
+        del sorted_keys
+        rows_by_block = row_of[order_inside(cells, order, places.visits[row_of], size)].astype(np.int32)
+        del order, row_of
+        num_inner = max_pois_per_block or int(sizes.max())
+        capacity = len(sizes) + int(np.ceil(spare_blocks * len(sizes)))
+        inner_bits = number_bits(num_inner)
+        kind = np.uint32 if number_bits(capacity) + inner_bits <= 32 else np.uint64
+        codes: NDArray[np.unsignedinteger] = np.empty(size, kind)
+        block = np.repeat(np.arange(len(sizes), dtype=codes.dtype), sizes)
+        for part in chunks(size):
+            inner = np.arange(part.start, part.stop) - cells.starts[block[part].astype(np.int64)]
+            codes[rows_by_block[part]] = (block[part] << codes.dtype.type(inner_bits)) | inner.astype(codes.dtype)
+        category = places.category.astype(np.min_scalar_type(-max(1, len(places.category_names))))
         return cls(
             scheme=scheme,
-            settings=settings,
-            category_names=category_names,
-            poi_ids=poi_ids,
-            hash_key=hash_key,
-            block=block,
-            inner=inner,
+            max_pois_per_block=max_pois_per_block,
+            num_inner=num_inner,
+            block_capacity=capacity,
+            category_names=places.category_names,
+            base=Places(ids, codes, places.latitude, places.longitude, category, position, places.visits),
             rows_by_block=rows_by_block,
-            block_starts=blocks.starts,
-            block_keys=blocks.keys,
-            block_levels=blocks.levels,
-            latitude=latitude.astype(np.float32),
-            longitude=longitude.astype(np.float32),
-            category=category,
-            cell=_cells(latitude, longitude, bounds[block]),
-            visits=visits,
-            id_hashes=id_hashes,
-            id_rows=id_rows,
+            block_starts=cells.starts,
+            blocks=Blocks(
+                cells.keys,
+                cells.levels,
+                centers_of(cells.starts, rows_by_block, places.latitude, places.longitude),
+                np.full(len(sizes), -1, np.int32),
+            ),
+            rejected=places.rejected,
         )
 
     # ---------------------------------------------------------------- sizes
 
     @property
     def num_pois(self) -> int:
-        """Number of places."""
-        return len(self.block)
+        """Number of places, retired ones too."""
+        return len(self.base) + (0 if self.added is None else len(self.added))
 
     @property
     def num_blocks(self) -> int:
-        """Number of blocks; block ids run from 0."""
-        return len(self.block_keys)
+        """Number of blocks in use; block ids run from 0."""
+        return len(self.blocks)
 
     @property
-    def num_inner(self) -> int:
-        """Size of the inner vocabulary: the most POIs that any block holds."""
-        return int(self.block_sizes.max())
+    def inner_bits(self) -> int:
+        """Low bits of a code that hold the inner id."""
+        return number_bits(self.num_inner)
 
     @cached_property
     def block_sizes(self) -> NDArray[np.int64]:
-        """Number of POIs of each block, shape (num_blocks,)."""
-        return np.diff(self.block_starts)
+        """Number of places of each block, retired ones too, shape (num_blocks,)."""
+        sizes = np.zeros(self.num_blocks, np.int64)
+        sizes[: len(self.block_starts) - 1] = np.diff(self.block_starts)
+        if self.added is not None:
+            sizes += np.bincount((self.added.codes >> self.inner_bits).astype(np.int64), minlength=self.num_blocks)
+        return sizes
+
+    @property
+    def block_centers(self) -> NDArray[np.float32]:
+        """Mean latitude and longitude of the places that made each block, degrees, shape (num_blocks, 2)."""
+        return self.blocks.centers
 
     # ---------------------------------------------------------------- ids
 
+    @property
+    def poi_ids(self) -> pa.Array:
+        """Ids of all places in row order."""
+        if self.added is None:
+            return self.base.ids.ids
+        return as_ids(pa.chunked_array([self.base.ids.ids, self.added.ids.ids]))
+
     def rows(self, poi_ids: ArrayLike | pa.Array) -> NDArray[np.int64]:
-        """Dense rows of POI ids, -1 for ids the index does not know. Ids are compared as strings."""
-        wanted = _as_strings(poi_ids)
-        hashes = _hash_strings(wanted, self.hash_key)
-        position = np.minimum(np.searchsorted(self.id_hashes, hashes), self.num_pois - 1)
-        rows = self.id_rows[position].astype(np.int64)
-        known = self.id_hashes[position] == hashes
-        same = pc.equal(self.poi_ids.take(pa.array(rows)), wanted).to_numpy(zero_copy_only=False)
-        return np.where(known & same, rows, -1)
+        """Dense rows of POI ids, -1 for ids the index does not know, shape (n,)."""
+        wanted = as_ids(poi_ids)
+        rows = self.base.ids.find(wanted)
+        if self.added is not None:
+            missing = np.flatnonzero(rows < 0)
+            later = self.added.ids.find(wanted.take(pa.array(missing)))
+            rows[missing] = np.where(later >= 0, later + len(self.base), -1)
+        return rows
+
+    def ids(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """POI ids of rows as an object array of the same shape, None for row -1."""
+        rows = np.asarray(rows, np.int64)
+        if self.added is None:
+            return self.base.ids.take(rows)
+        later = rows >= len(self.base)
+        return np.where(
+            later,
+            self.added.ids.take(np.where(later, rows - len(self.base), -1)),
+            self.base.ids.take(np.where(later, -1, rows)),
+        )
 
     def encode(
         self, poi_ids: ArrayLike | pa.Array, rows: bool = False, unknown: str = "error"
@@ -183,250 +209,210 @@ class POIIndex:
         Raises:
             ValueError: an id is unknown (or a row out of range) and `unknown` is `error`.
         """
-        dense = np.asarray(poi_ids, dtype=np.int64) if rows else self.rows(poi_ids)
-        missing = (dense < 0) | (dense >= self.num_pois)
-        if missing.any():
-            if unknown != "mark":
-                first = np.flatnonzero(missing)[:5]
-                shown = [str(poi_ids[int(i)]) for i in first]  # type: ignore[index]
-                raise ValueError(
-                    f"{int(missing.sum())} of {len(dense)} places are not in the index, first {shown}; "
-                    "pass unknown='mark' to get -1 for them, or rebuild the index with them"
-                )
-            dense = np.where(missing, 0, dense)
-            absent = np.int32(-1)
-            return np.where(missing, absent, self.block[dense]), np.where(missing, absent, self.inner[dense])
-        return self.block[dense], self.inner[dense]
+        if unknown not in ("error", "mark"):
+            raise ValueError(f"unknown is {unknown!r}; expected 'error' or 'mark'")
+        dense = np.asarray(poi_ids) if rows else self.rows(poi_ids)
+        if dense.dtype.kind not in "iu":
+            raise ValueError(f"rows are of type {dense.dtype}; expected integers")
+        block, inner = np.empty(len(dense), np.int32), np.empty(len(dense), np.int32)
+        kind = self.base.codes.dtype.type
+        bits, mask = kind(self.inner_bits), kind(ones(self.inner_bits))
+        num_missing = 0
+        for part in chunks(len(dense)):
+            row = dense[part]
+            missing = None
+            if len(row) and (row.min() < 0 or row.max() >= self.num_pois):
+                missing = (row < 0) | (row >= self.num_pois)
+                num_missing += int(missing.sum())
+                row = np.where(missing, 0, row)
+            code = self._facts("codes", row)
+            block[part], inner[part] = code >> bits, code & mask
+            if missing is not None:
+                block[part][missing] = inner[part][missing] = -1
+        if num_missing and unknown == "error":
+            first = np.flatnonzero(block < 0)[:5]
+            shown = [str(poi_ids[int(i)]) for i in first]  # type: ignore[index]
+            raise ValueError(
+                f"{num_missing} of {len(dense)} places are not in the index, first {shown}; "
+                "pass unknown='mark' to get -1 for them, or add them with index.add"
+            )
+        return block, inner
 
     def decode_rows(self, blocks: ArrayLike, inners: ArrayLike) -> NDArray[np.int64]:
         """Dense rows of (block, inner) pairs, -1 where the pair names no place. Arrays broadcast."""
         blocks, inners = np.broadcast_arrays(np.asarray(blocks, np.int64), np.asarray(inners, np.int64))
         valid = (blocks >= 0) & (blocks < self.num_blocks) & (inners >= 0)
-        safe = np.where(valid, blocks, 0)
-        valid &= inners < self.block_starts[safe + 1] - self.block_starts[safe]
-        return np.where(valid, self.rows_by_block[np.where(valid, self.block_starts[safe] + inners, 0)], -1)
+        base = valid & (blocks < len(self.block_starts) - 1)
+        start = self.block_starts[np.where(base, blocks, 0)]
+        base &= inners < self.block_starts[np.where(base, blocks, 0) + 1] - start
+        rows = np.where(base, self.rows_by_block[np.where(base, start + inners, 0)].astype(np.int64), -1)
+        if self.added is not None:
+            later = valid & ~base & (inners < self.num_inner)
+            codes, order = self._added_order
+            wanted = ((blocks << self.inner_bits) | inners)[later].astype(codes.dtype)
+            slot = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
+            rows[later] = np.where(codes[slot] == wanted, len(self.base) + order[slot], -1)
+        return rows
+
+    @cached_property
+    def _added_order(self) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+        """Sorted codes of the added places, and their numbers among these."""
+        assert self.added is not None
+        order = np.argsort(self.added.codes, kind="stable")
+        return self.added.codes[order], order
 
     def decode(self, blocks: ArrayLike, inners: ArrayLike) -> NDArray[Any]:
         """POI ids of (block, inner) pairs, None where the pair names no place."""
-        rows = self.decode_rows(blocks, inners)
-        ids: NDArray[Any] = self.poi_ids.take(pa.array(np.maximum(rows, 0).ravel())).to_numpy(zero_copy_only=False)
-        ids = ids.reshape(rows.shape).copy()
-        ids[rows < 0] = None
-        return ids
+        return self.ids(self.decode_rows(blocks, inners))
 
-    # ---------------------------------------------------------------- places
+    def rows_in_order(self) -> NDArray[np.int64]:
+        """Rows of all places block by block, in each by inner id, shape (num_pois,)."""
+        if self.added is None:
+            return self.rows_by_block.astype(np.int64)
+        codes, order = self._added_order
+        inner = np.arange(len(self.base)) - np.repeat(self.block_starts[:-1], np.diff(self.block_starts))
+        block = np.repeat(np.arange(len(self.block_starts) - 1), np.diff(self.block_starts))
+        place = np.searchsorted((block << self.inner_bits) | inner, codes.astype(np.int64))
+        return np.insert(self.rows_by_block.astype(np.int64), place, len(self.base) + order)
 
-    def coordinates(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Latitude and longitude in degrees of POI rows; NaN for row -1."""
-        safe = np.maximum(rows, 0)
-        missing = np.asarray(rows) < 0
-        return (
-            np.where(missing, np.float32(np.nan), self.latitude[safe]),
-            np.where(missing, np.float32(np.nan), self.longitude[safe]),
+    # ---------------------------------------------------------------- facts of places
+
+    def _facts(self, name: str, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """One column at known rows."""
+        values = getattr(self.base, name)
+        if self.added is None:
+            return values[rows]
+        later = rows >= len(self.base)
+        return np.where(
+            later,
+            getattr(self.added, name)[np.where(later, rows - len(self.base), 0)],
+            values[np.where(later, 0, rows)],
         )
 
-    def categories(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
+    def _known(self, name: str, rows: ArrayLike, missing: Any) -> NDArray[Any]:
+        """One column at rows, `missing` for row -1."""
+        rows = np.asarray(rows)
+        return np.where(rows < 0, missing, self._facts(name, np.maximum(rows, 0)))
+
+    def coordinates(self, rows: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Latitude and longitude in degrees of POI rows; NaN for row -1."""
+        rows = np.asarray(rows)
+        latitude, longitude = (
+            np.where(rows < 0, np.nan, to_degrees(self._facts(name, np.maximum(rows, 0))))
+            for name in ("latitude", "longitude")
+        )
+        return latitude, longitude
+
+    def categories(self, rows: ArrayLike) -> NDArray[np.int32]:
         """Category ids of POI rows, -1 where there is none (or for row -1)."""
-        return np.where(np.asarray(rows) < 0, np.int32(-1), self.category[np.maximum(rows, 0)])
+        return self._known("category", rows, -1).astype(np.int32)
 
-    def block_bounds(self, blocks: NDArray[np.integer] | None = None) -> NDArray[np.float64]:
-        """South, west, north, east in degrees of blocks (default: all), shape (n, 4)."""
-        chosen: Any = slice(None) if blocks is None else blocks
-        return _block_bounds(self.scheme, self.settings, self.block_keys[chosen], self.block_levels[chosen])
+    def positions(self, rows: ArrayLike, bits: int = 6) -> NDArray[np.int32]:
+        """Position of POI rows in their blocks, -1 for row -1: Morton code of a grid of 2^(bits / 2) cells a side.
 
-    @cached_property
-    def block_centers(self) -> NDArray[np.float32]:
-        """Mean latitude and longitude of each block's POIs, shape (num_blocks, 2)."""
-        sizes = self.block_sizes
-        latitude = np.add.reduceat(self.latitude[self.rows_by_block].astype(np.float64), self.block_starts[:-1]) / sizes
-        # Blocks never straddle the antimeridian (both schemes cut there), so a plain mean of longitudes is right.
-        longitude = np.add.reduceat(self.longitude[self.rows_by_block].astype(np.float64), self.block_starts[:-1])
-        return np.stack([latitude, longitude / sizes], axis=1).astype(np.float32)
-
-    def block_addresses(self) -> list[str]:
-        """Human addresses: map tile `z/x/y` (quadtree) or `row/column` (grid)."""
-        if self.scheme == "grid":
-            return [f"{int(key) >> 32}/{int(key) & 0xFFFFFFFF}" for key in self.block_keys]
-        columns, rows = geometry.tile_of_key(self.block_keys, self.block_levels)
-        return [f"{z}/{x}/{y}" for z, x, y in zip(self.block_levels, columns, rows, strict=True)]
-
-    def block_of_point(self, latitude: ArrayLike, longitude: ArrayLike) -> NDArray[np.int32]:
-        """Block that holds each point; where no block does, the nearer of the two neighbours in key order.
-
-        NaN coordinates give -1. Shape (n,).
+        Codes run from the north-west; the cell of a coarser grid is a prefix of the finer one's code.
         """
-        latitude, longitude = np.asarray(latitude, np.float64), np.asarray(longitude, np.float64)
-        missing = ~(np.isfinite(latitude) & np.isfinite(longitude))
-        safe_lat, safe_lon = np.where(missing, 0.0, latitude), np.where(missing, 0.0, longitude)
-        if self.scheme == "quadtree":
-            keys = geometry.quadtree_keys(safe_lat, safe_lon)
-        else:
-            keys = geometry.grid_keys(safe_lat, safe_lon, self.settings["cell_km"])
-        following = np.searchsorted(self.block_keys, keys, side="right")
-        before = np.maximum(following - 1, 0)
-        # Blocks cut from one cell share a key: the search lands on the last of them, its first holds the most visited.
-        before = np.searchsorted(self.block_keys, self.block_keys[before], side="left")
-        after = np.minimum(following, self.num_blocks - 1)
-        inside = (keys >= self.block_keys[before]) & (keys - self.block_keys[before] < self._key_spans[before])
-        centers = self.block_centers.astype(np.float64)
-        to_before = geometry.haversine_km(safe_lat, safe_lon, centers[before, 0], centers[before, 1])
-        to_after = geometry.haversine_km(safe_lat, safe_lon, centers[after, 0], centers[after, 1])
-        chosen = np.where(inside | (to_before <= to_after), before, after)
-        return np.where(missing, -1, chosen).astype(np.int32)
+        if not 0 <= bits <= POSITION_BITS or bits % 2:
+            raise ValueError(f"bits is {bits}; expected an even number up to {POSITION_BITS}")
+        fine = self._known("position", rows, 0).astype(np.int32) >> (POSITION_BITS - bits)
+        return np.where(np.asarray(rows) < 0, -1, fine)
+
+    def visits(self, rows: ArrayLike) -> NDArray[np.int64]:
+        """Training visits of POI rows, 0 for row -1."""
+        return self._known("visits", rows, 0).astype(np.int64)
+
+    def is_retired(self, rows: ArrayLike) -> NDArray[np.bool_]:
+        """Whether places are retired: known, but no longer to be recommended."""
+        rows = np.asarray(rows, np.int64)
+        if not len(self.retired):
+            return np.zeros(rows.shape, bool)
+        slot = np.minimum(np.searchsorted(self.retired, rows), len(self.retired) - 1)
+        return self.retired[slot] == rows
+
+    # ---------------------------------------------------------------- geography
+
+    def block_bounds(self, blocks: ArrayLike | None = None) -> NDArray[np.float64]:
+        """South, west, north, east in degrees of blocks (default: all), shape (n, 4)."""
+        chosen: Any = slice(None) if blocks is None else np.asarray(blocks)
+        return self.scheme.bounds(self.blocks.keys[chosen], self.blocks.levels[chosen])
+
+    def block_addresses(self, blocks: ArrayLike | None = None) -> list[str]:
+        """Human addresses of blocks (default: all): map tile `z/x/y` (quadtree) or `row/column` (grid)."""
+        chosen: Any = slice(None) if blocks is None else np.asarray(blocks)
+        return self.scheme.addresses(self.blocks.keys[chosen], self.blocks.levels[chosen])
 
     @cached_property
-    def _key_spans(self) -> NDArray[np.uint64]:
-        """How many cell keys each block's cell covers, shape (num_blocks,)."""
-        if self.scheme == "grid":
-            return np.ones(self.num_blocks, np.uint64)
-        return np.uint64(1) << (2 * (geometry.MAX_LEVEL - self.block_levels.astype(np.int64))).astype(np.uint64)
+    def _search(self) -> search.BlockSearch:
+        return search.BlockSearch(self)
+
+    def block_of_point(self, latitude: ArrayLike, longitude: ArrayLike, max_km: float = 100.0) -> NDArray[np.int32]:
+        """The smallest block that holds each point, else the one with the nearest centre within `max_km`; shape (n,).
+
+        -1 where the coordinates are NaN or no block is near.
+        """
+        return self._search.of_points(np.asarray(latitude, np.float64), np.asarray(longitude, np.float64), max_km)
+
+    def neighbours(self, block: int) -> NDArray[np.int64]:
+        """Blocks whose cells touch a block's cell (side or corner, also across the antimeridian) or overlap it."""
+        return self._search.neighbours(block)
+
+    def blocks_within(self, latitude: float, longitude: float, radius_km: float) -> NDArray[np.int64]:
+        """Blocks of which some part lies within `radius_km` of a point, nearest first."""
+        return self._search.within(latitude, longitude, radius_km)
+
+    def geojson(self, blocks: ArrayLike | None = None) -> dict[str, Any]:
+        """Blocks (default: all) as a GeoJSON FeatureCollection of polygons with `block`, `address`, `num_pois`."""
+        return search.geojson(self, np.arange(self.num_blocks) if blocks is None else np.asarray(blocks, np.int64))
+
+    # ---------------------------------------------------------------- growth
+
+    def add(self, pois: Source, bad_rows: str = "error") -> "POIIndex":
+        """The index with new places, rows after the present ones; no old id moves.
+
+        Each takes a spare inner id of its block; where the block is full, or the map empty, new blocks are taken from
+        the spare ones.
+
+        Args:
+            pois, bad_rows: as for `build`.
+
+        Raises:
+            ValueError: a place is in the index already, rows are bad, or the spare blocks do not suffice.
+        """
+        return growth.add(self, pois, bad_rows == "quarantine")
+
+    def retire(self, poi_ids: ArrayLike | pa.Array) -> "POIIndex":
+        """The index with places marked as closed: they keep their ids and are never recommended.
+
+        Raises:
+            ValueError: a place is not in the index.
+        """
+        rows = self.rows(poi_ids)
+        if (rows < 0).any():
+            raise ValueError(
+                f"{int((rows < 0).sum())} places to retire are not in the index, first "
+                f"{np.asarray(poi_ids, dtype=object)[rows < 0][:5].tolist()}"
+            )
+        return replace(self, retired=np.union1d(self.retired, rows))
+
+    def rebuild_advice(self) -> growth.Advice:
+        """How far the index has drifted from what `build` would make of its places now, and whether to rebuild."""
+        return growth.advice(self)
 
     # ---------------------------------------------------------------- storage
 
     def save(self, folder: str | Path) -> None:
-        """Write the index into a folder: `index.json`, one `.npy` per array, `poi_ids.arrow`. No pickle."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _ARRAYS:
-            np.save(folder / f"{name}.npy", np.ascontiguousarray(getattr(self, name)), allow_pickle=False)
-        table = pa.table({"poi_id": self.poi_ids})
-        with pa.OSFile(str(folder / "poi_ids.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        files = [f"{name}.npy" for name in _ARRAYS] + ["poi_ids.arrow"]
-        description = {
-            "format_version": FORMAT_VERSION,
-            "scheme": self.scheme,
-            "settings": self.settings,
-            "num_pois": self.num_pois,
-            "num_blocks": self.num_blocks,
-            "num_inner": self.num_inner,
-            "hash_key": self.hash_key,
-            "category_names": self.category_names,
-            "sha256": {name: _sha256(folder / name) for name in files},
-        }
-        (folder / "index.json").write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+        """Write the index into a folder: `index.json`, one `.npy` per array, ids as Arrow files. No pickle.
+
+        Into the folder that it was loaded from only what was added is written. The old state stays readable until the
+        new one is complete.
+        """
+        storage.save(self, Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path, verify: bool = False) -> "POIIndex":
         """Open a saved index memory-mapped; with `verify` every file's checksum is compared first.
 
         Raises:
-            ValueError: the folder is no index, was written by a later version, or a checksum differs.
+            ValueError: the folder is no index, was written by another version, or is damaged.
         """
-        folder = Path(folder)
-        if not (folder / "index.json").is_file():
-            raise ValueError(f"{folder}: no POI index here (index.json is missing); make one with POIIndex.save")
-        description = json.loads((folder / "index.json").read_text())
-        if description["format_version"] > FORMAT_VERSION:
-            raise ValueError(
-                f"{folder}/index.json: format version {description['format_version']}, this release reads up to "
-                f"{FORMAT_VERSION}; upgrade spacetime-gr"
-            )
-        if verify:
-            for name, expected in description["sha256"].items():
-                if _sha256(folder / name) != expected:
-                    raise ValueError(
-                        f"{folder}/{name}: checksum differs from index.json; the file is damaged, copy it anew"
-                    )
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-        with pa.memory_map(str(folder / "poi_ids.arrow")) as source:
-            poi_ids = pa.ipc.open_file(source).read_all()["poi_id"].combine_chunks()
-        return cls(
-            scheme=description["scheme"],
-            settings=description["settings"],
-            category_names=description["category_names"],
-            poi_ids=poi_ids,
-            hash_key=description["hash_key"],
-            **arrays,
-        )
-
-
-def _checked_columns(pois: pa.Table) -> tuple[pa.Array, NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Ids as strings, coordinates and visits of a POI table, checked row by row."""
-    for name in ("poi_id", "latitude", "longitude"):
-        if name not in pois.column_names:
-            raise ValueError(f"the POI table has no column {name!r}; it has {', '.join(pois.column_names)}")
-    if pois.num_rows == 0:
-        raise ValueError("the POI table is empty; expected at least one place")
-    poi_ids = _as_strings(pois["poi_id"])
-    latitude = pois["latitude"].cast(pa.float64()).to_numpy()
-    longitude = pois["longitude"].cast(pa.float64()).to_numpy()
-    bad = ~((np.abs(latitude) <= 90.0) & (np.abs(longitude) <= 180.0))  # NaN compares false, so it is bad too
-    if bad.any():
-        rows = np.flatnonzero(bad)[:5]
-        shown = [(int(row), float(latitude[row]), float(longitude[row])) for row in rows]
-        raise ValueError(
-            f"{int(bad.sum())} POIs have coordinates that are missing or outside [-90, 90] x [-180, 180]; first "
-            f"(row, latitude, longitude): {shown}; remove or correct these rows"
-        )
-    distinct = pc.count_distinct(poi_ids).as_py()
-    if distinct != len(poi_ids) or poi_ids.null_count:
-        raise ValueError(
-            f"poi_id must be unique and never null: {len(poi_ids)} rows, {distinct} distinct ids, "
-            f"{poi_ids.null_count} nulls; merge the rows of a place into one"
-        )
-    if "train_visits" in pois.column_names:
-        visits = pois["train_visits"].cast(pa.int64()).fill_null(0).to_numpy()
-    else:
-        visits = np.zeros(len(poi_ids), np.int64)
-    return poi_ids, latitude, longitude, visits
-
-
-def _categories(pois: pa.Table) -> tuple[list[str], NDArray[np.int32]]:
-    """Sorted category names and each POI's position among them (-1 none)."""
-    if "category" not in pois.column_names:
-        return [], np.full(pois.num_rows, -1, np.int32)
-    column = pois["category"].cast(pa.string()).combine_chunks()
-    names = sorted(name for name in pc.unique(column).to_pylist() if name is not None)
-    positions = pc.index_in(column, value_set=pa.array(names, pa.string())).fill_null(-1)
-    return names, positions.to_numpy(zero_copy_only=False).astype(np.int32)
-
-
-def _cells(
-    latitude: NDArray[np.float64], longitude: NDArray[np.float64], bounds: NDArray[np.float64]
-) -> NDArray[np.uint8]:
-    """Position of each POI in its own block's bounds, as one of 8 x 8 cells counted row by row from the north-west."""
-    south, west, north, east = bounds.T
-    down = (north - latitude) / (north - south)
-    right = (longitude - west) / (east - west)
-    row = np.clip(np.floor(down * CELLS_PER_SIDE), 0, CELLS_PER_SIDE - 1)
-    column = np.clip(np.floor(right * CELLS_PER_SIDE), 0, CELLS_PER_SIDE - 1)
-    return (row * CELLS_PER_SIDE + column).astype(np.uint8)
-
-
-def _block_bounds(
-    scheme: str, settings: dict[str, Any], keys: NDArray[np.uint64], levels: NDArray[np.int8]
-) -> NDArray[np.float64]:
-    if scheme == "grid":
-        return geometry.grid_bounds(keys, settings["cell_km"])
-    columns, rows = geometry.tile_of_key(keys, levels)
-    return geometry.tile_bounds(levels, columns, rows)
-
-
-def _as_strings(values: ArrayLike | pa.Array) -> pa.Array:
-    array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    return array.cast(pa.string())
-
-
-def _hash_strings(strings: pa.Array, hash_key: str) -> NDArray[np.uint64]:
-    objects = strings.fill_null("").to_numpy(zero_copy_only=False)
-    return pd.util.hash_array(objects, hash_key=hash_key, categorize=False)
-
-
-def _hash_table(poi_ids: pa.Array) -> tuple[str, NDArray[np.uint64], NDArray[np.int32]]:
-    """Sorted 64-bit hashes of the ids with their rows, under the first key that keeps all hashes apart."""
-    for attempt in range(100):
-        hash_key = f"spacetime-gr-{attempt:03d}"
-        hashes = _hash_strings(poi_ids, hash_key)
-        rows = np.argsort(hashes, kind="stable").astype(np.int32)
-        hashes = hashes[rows]
-        if not (hashes[1:] == hashes[:-1]).any():
-            return hash_key, hashes, rows
-    raise AssertionError("100 hash keys in a row gave colliding 64-bit hashes")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return storage.load(cls, Path(folder), verify)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.index import POIIndex
 from spacetime_gr.index.geometry import EARTH_RADIUS_KM, haversine_km
+from spacetime_gr.vocabulary import CELL_BITS
 
 NUM_POPULARITY_BUCKETS = 24
 _SHORTEST_KM, _LONGEST_KM = 0.5, 1000.0  # wavelengths of the spatial features; the longest is cut to the map's extent
@@ -20,7 +21,7 @@ class PlaceTable(nn.Module):
     Before `load` every inner id counts as valid in every block and all blocks lie at one point, so that a model can be
     built from its configuration alone.
 
-    POI tables are ordered by block and inner id: POI (b, j) stands at `block_starts[b] + j`.
+    POI tables are ordered by block and inner id: POI (b, j) stands at `block_starts[b] + j`. Spare blocks have size 0.
     """
 
     block_starts: Tensor
@@ -50,25 +51,29 @@ class PlaceTable(nn.Module):
         Raises:
             ValueError: the index has other sizes than the model's configuration.
         """
-        found = (index.num_blocks, index.num_inner, index.num_pois)
+        found = (index.block_capacity, index.num_inner, index.num_pois)
         expected = (len(self.block_starts), self.num_inner, len(self.category))
         if found != expected:
             raise ValueError(
-                f"the index has (blocks, inner ids, POIs) = {found}, the model was configured for {expected}; "
-                "build the configuration with tokenizer.config_kwargs()"
+                f"the index has (block ids, inner ids, POIs) = {found}, the model was configured for {expected}; build "
+                "the configuration with tokenizer.config_kwargs(), or call model.grow(tokenizer) if the index has grown"
             )
-        rows = index.rows_by_block
-        popularity = np.minimum(np.floor(np.log2(index.visits[rows] + 1.0)), NUM_POPULARITY_BUCKETS - 1)
+        rows = index.rows_in_order()
+        sizes = np.zeros(index.block_capacity, np.int64)
+        sizes[: index.num_blocks] = index.block_sizes
+        centers = np.zeros((index.block_capacity, 2), np.float32)
+        centers[: index.num_blocks] = index.block_centers
+        popularity = np.minimum(np.floor(np.log2(index.visits(rows) + 1.0)), NUM_POPULARITY_BUCKETS - 1)
         for buffer, values in (
-            (self.block_starts, index.block_starts[:-1]),
-            (self.block_sizes, index.block_sizes),
-            (self.block_centers, index.block_centers),
-            (self.longest_km, _longest_wavelength_km(index)),
-            (self.category, index.category[rows] + 1),
-            (self.cell, index.cell[rows] + 1),
+            (self.block_starts, np.cumsum(sizes) - sizes),
+            (self.block_sizes, sizes),
+            (self.block_centers, centers),
+            (self.longest_km, np.array(_longest_wavelength_km(index))),
+            (self.category, index.categories(rows) + 1),
+            (self.cell, index.positions(rows, CELL_BITS) + 1),
             (self.popularity, popularity),
         ):
-            buffer.copy_(torch.from_numpy(np.array(values)))
+            buffer.copy_(torch.from_numpy(values))
 
     def candidates(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Positions in the POI tables of every inner id of some blocks, and which of them exist.
@@ -126,7 +131,9 @@ class PlaceTable(nn.Module):
 
 def _longest_wavelength_km(index: POIIndex) -> float:
     """Four times the distance within which 95 % of the places lie from their median point, within [10, 1000] km."""
-    latitude, longitude = np.asarray(index.latitude), np.asarray(index.longitude)
+    # A million places, evenly over the rows, tell it well enough.
+    rows = np.arange(0, index.num_pois, -(-index.num_pois // 1_000_000))
+    latitude, longitude = index.coordinates(rows)
     distance = haversine_km(
         np.median(latitude, keepdims=True), np.median(longitude, keepdims=True), latitude, longitude
     )

@@ -38,7 +38,7 @@ class BlockScores(nn.Module):
         self.spatial = nn.Linear(config.hidden_size, config.spatial_features // 2) if config.spatial_features else None
 
     def forward(self, lm_head: RangeLinear, places: PlaceTable, hidden: Tensor, user_block: Tensor) -> Tensor:
-        """Scores of shape (n, num_blocks).
+        """Scores of shape (n, num_blocks), `NEVER` for spare blocks.
 
         Args:
             hidden: states at u tokens, shape (n, hidden_size).
@@ -51,7 +51,7 @@ class BlockScores(nn.Module):
             here = places.spatial_features((user_block - start).clamp(min=0)).to(hidden.dtype)
             everywhere = places.spatial_features().to(hidden.dtype)
             scores = scores + (torch.cat([weight, weight], dim=-1) * here) @ everywhere.T
-        return scores
+        return scores.masked_fill(places.block_sizes == 0, NEVER)
 
 
 class InnerScores(nn.Module):

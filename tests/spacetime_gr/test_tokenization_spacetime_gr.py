@@ -84,7 +84,7 @@ def test_an_unknown_person_has_no_hash(tokenizer: SpacetimeGRTokenizer) -> None:
 
 
 def test_a_mode_elsewhere_in_the_batch_changes_nothing(tokenizer: SpacetimeGRTokenizer) -> None:
-    latitude = tokenizer.index.latitude
+    latitude, _ = tokenizer.index.coordinates(np.arange(tokenizer.index.num_pois))
     here, there = int(np.argmin(latitude)), int(np.argmax(latitude))
     plain = {"poi_row": [here] * 5 + [there] * 2, "timestamp": np.arange(7) * 3600}
     stated = {"poi_row": [here] * 7, "timestamp": np.arange(7) * 3600, "mode": ["pre_trip"] * 7}
@@ -101,7 +101,7 @@ def test_sequences_do_not_touch_each_other(tokenizer: SpacetimeGRTokenizer) -> N
 
 
 def test_given_place_of_the_person_counts(tokenizer: SpacetimeGRTokenizer) -> None:
-    latitude, longitude = (float(axis[5]) for axis in (tokenizer.index.latitude, tokenizer.index.longitude))
+    latitude, longitude = (float(axis[0]) for axis in tokenizer.index.coordinates([5]))
     history = {
         "poi_row": [1, 2],
         "timestamp": [0, 60],
@@ -110,11 +110,12 @@ def test_given_place_of_the_person_counts(tokenizer: SpacetimeGRTokenizer) -> No
     }
     tokens = tokenizer.encode_actions(*tokenizer.columns([history]))
     start = tokenizer.vocabulary.block_start
-    assert tokens["user_block"][:, 0].tolist() == [tokenizer.index.block[5] + start, tokenizer.index.block[1] + start]
+    blocks, _ = tokenizer.index.encode([5, 1], rows=True)
+    assert tokens["user_block"][:, 0].tolist() == (blocks + start).tolist()
 
 
 def test_modes_are_inferred_from_the_past(tokenizer: SpacetimeGRTokenizer) -> None:
-    latitude = tokenizer.index.latitude
+    latitude, _ = tokenizer.index.coordinates(np.arange(tokenizer.index.num_pois))
     here, there = int(np.argmin(latitude)), int(np.argmax(latitude))
     columns, offsets = tokenizer.columns([{"poi_row": [here] * 5 + [there] * 2, "timestamp": np.arange(7) * 3600}])
     modes = [MODES[mode] for mode in tokenizer.modes(columns, offsets)]

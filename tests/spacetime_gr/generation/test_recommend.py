@@ -37,8 +37,9 @@ def test_scores_are_a_distribution_and_equal_one_by_one_evaluation(
         request.pop("labels")
         for row in (0, 7, 50, 119):
             tokens = {name: torch.cat([values, torch.zeros_like(values[:, :1])], 1) for name, values in request.items()}
-            block = int(tokenizer.index.block[row]) + tokenizer.vocabulary.block_start
-            inner = int(tokenizer.index.inner[row]) + tokenizer.vocabulary.inner_start
+            pair = tokenizer.index.encode([row], rows=True)
+            block, inner = (int(ids[0]) for ids in pair)
+            block, inner = block + tokenizer.vocabulary.block_start, inner + tokenizer.vocabulary.inner_start
             tokens["input_ids"][:, -1] = block
             tokens["position_ids"][:, -1] = tokens["position_ids"][:, -2] + 1
             tokens["attention_mask"][:, -1] = 1
@@ -81,8 +82,9 @@ def test_filters_hold(model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRToken
         assert (haversine_km(latitude, longitude, *index.coordinates(rows)) <= 3.0).all()
         assert not set(rows.tolist()) & set(history["poi_row"].tolist())
         assert place["log_prob"] == sorted(place["log_prob"], reverse=True)
-        allowed = np.isin(index.category, [index.category_names.index(name) for name in ("bar", "park")])
-        allowed &= haversine_km(latitude, longitude, index.latitude, index.longitude) <= 3.0
+        every = np.arange(index.num_pois)
+        allowed = np.isin(index.categories(every), [index.category_names.index(name) for name in ("bar", "park")])
+        allowed &= haversine_km(latitude, longitude, *index.coordinates(every)) <= 3.0
         allowed[history["poi_row"]] = False
         assert len(rows) == allowed.sum() > 0
 

@@ -1,0 +1,268 @@
+"""POI ids: their order, their hashes and the table that finds an id's row. Ids are strings or 64-bit integers.
+
+Everything works on the buffers of Arrow arrays; no id ever becomes a Python object.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+from spacetime_gr.index.sorting import chunks, number_bits, ones, stable_argsort
+
+MAX_ID_BYTES = 256
+_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+Rows = NDArray[np.int64]
+
+
+def as_ids(values: ArrayLike | pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Ids as one Arrow array of type int64, string or (past 2 GB of text) large_string.
+
+    Raises:
+        ValueError: the values are neither integers nor text.
+    """
+    array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(np.asarray(values))
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        array, kind = array.cast(kind.value_type), kind.value_type
+    if pa.types.is_integer(kind):
+        array = array.cast(pa.int64())
+    elif pa.types.is_null(kind):
+        array = array.cast(pa.string())
+    elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"POI ids are of type {kind}; expected text or integers: cast the column")
+    if isinstance(array, pa.ChunkedArray):
+        if pa.types.is_string(array.type) and array.nbytes >= 1 << 31:
+            array = array.cast(pa.large_string())
+        array = array.combine_chunks()
+    return array
+
+
+class _Text:
+    """Random access to the bytes of an Arrow text array, eight at a time."""
+
+    def __init__(self, array: pa.Array) -> None:
+        _, offsets, data = array.buffers()
+        kind = np.int32 if pa.types.is_string(array.type) else np.int64
+        # An empty array may have no offsets at all.
+        flat = np.frombuffer(offsets, kind) if offsets is not None and offsets.size else np.zeros(1, kind)
+        self.offsets = flat[array.offset : array.offset + len(array) + 1]
+        self.bytes = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+        if len(self.bytes) < 8:
+            self.bytes = np.concatenate([self.bytes, np.zeros(8, np.uint8)])
+        self.last = len(self.bytes) - 8
+        self.words = np.ndarray((self.last + 1,), "<u8", buffer=self.bytes, strides=(1,))
+
+    def span(self, rows: Any) -> tuple[Rows, Rows]:
+        """First byte and length of some ids (a slice or row numbers)."""
+        if isinstance(rows, slice):
+            bounds = self.offsets[rows.start : rows.stop + 1].astype(np.int64)
+            return bounds[:-1], np.diff(bounds)
+        start = self.offsets[rows].astype(np.int64)
+        return start, self.offsets[rows + 1].astype(np.int64) - start
+
+    def word(self, start: Rows, length: Rows, number: int) -> NDArray[np.uint64]:
+        """Bytes 8 * number to 8 * number + 7 of ids that start there, as little-endian integers, zero past the end."""
+        begin, left = start + 8 * number, np.clip(length - 8 * number, 0, 8).astype(np.uint64)
+        # Near the end of the buffer the eight bytes before its end are read and shifted.
+        read = np.minimum(begin, self.last)
+        beyond = np.minimum(begin - read, 7).astype(np.uint64)
+        words = self.words[read] >> (beyond << np.uint64(3))
+        # Nothing is left of an id that has ended: shifts by 64 are not defined.
+        kept = ~np.uint64(0) >> (np.uint64(64) - np.maximum(left, 1) * np.uint64(8))
+        return np.where(left > 0, words & kept, np.uint64(0))
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest id."""
+        return max((int(self.span(part)[1].max()) for part in chunks(len(self.offsets) - 1)), default=0)
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): every input bit moves every output bit."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def hash_ids(ids: pa.Array, part: slice) -> NDArray[np.uint64]:
+    """64-bit hashes of a part of an id array. A part of the file format: never change what it gives."""
+    if pa.types.is_integer(ids.type):
+        numbers = np.frombuffer(ids.buffers()[1], np.uint64)[ids.offset + part.start : ids.offset + part.stop]
+        return _mix(numbers + np.uint64(0x9E3779B97F4A7C15))
+    text = _Text(ids)
+    start, length = text.span(part)
+    hashes = _mix(length.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    for number in range(-(-int(length.max(initial=0)) // 8)):
+        mixed = _mix(hashes ^ text.word(start, length, number))
+        hashes = np.where(length > 8 * number, mixed, hashes)
+    return hashes
+
+
+def _same(ids: pa.Array, rows: Rows, others: pa.Array, other_rows: Rows) -> NDArray[np.bool_]:
+    """Whether ids of one array equal ids of another, pair by pair."""
+    if pa.types.is_integer(ids.type):
+        mine, theirs = (np.frombuffer(array.buffers()[1], np.int64)[array.offset :] for array in (ids, others))
+        return mine[rows] == theirs[other_rows]
+    text, other_text = _Text(ids), _Text(others)
+    start, length = text.span(rows)
+    other_start, other_length = other_text.span(other_rows)
+    same = length == other_length
+    for number in range(-(-int(length[same].max(initial=0)) // 8)):
+        same &= text.word(start, length, number) == other_text.word(other_start, other_length, number)
+    return same
+
+
+def id_order(ids: pa.Array) -> Rows:
+    """Rows in the order of their ids: integers by value, text by its bytes; shape (n,).
+
+    Raises:
+        ValueError: an id is longer than `MAX_ID_BYTES`.
+    """
+    if pa.types.is_integer(ids.type):
+        numbers = ids.to_numpy()
+        least = numbers.min()
+        width = number_bits(int(numbers.max()) - int(least) + 1)
+        return stable_argsort([((numbers - least).view(np.uint64), width)], len(ids))
+    return stable_argsort(_text_keys(_Text(ids), len(ids)), len(ids))
+
+
+def _text_keys(text: _Text, size: int) -> Iterator[tuple[NDArray[np.uint64], int]]:
+    """Sort keys of text, the last bytes first: each byte as its rank in the alphabet of its place, end of text first.
+
+    Ids are mostly digits or hexadecimal behind a common prefix, so a key of 37 bits holds nine characters or more.
+    """
+    if text.longest > MAX_ID_BYTES:
+        raise ValueError(f"a poi_id has {text.longest} bytes; expected at most {MAX_ID_BYTES}: shorten the ids")
+
+    def symbols(part: slice, place: int) -> NDArray[np.int64]:
+        start, length = text.span(part)
+        byte = text.bytes[np.minimum(start + place, len(text.bytes) - 1)].astype(np.int64)
+        return np.where(place < length, byte + 1, 0)
+
+    fields = []  # (place, bits, rank of each symbol), the last place first
+    for place in reversed(range(text.longest)):
+        seen = np.zeros(257, bool)
+        for part in chunks(size):
+            seen[symbols(part, place)] = True
+        if (count := int(seen.sum())) > 1:
+            fields.append((place, number_bits(count), (np.cumsum(seen) - 1).astype(np.uint64)))
+    room = 64 - number_bits(size)
+    while fields:
+        piece, bits = np.zeros(size, np.uint64), 0
+        while fields and bits + fields[0][1] <= room:
+            place, width, rank = fields.pop(0)
+            for part in chunks(size):
+                piece[part] |= rank[symbols(part, place)] << np.uint64(bits)
+            bits += width
+        yield piece, bits
+
+
+@dataclass(frozen=True)
+class IdTable:
+    """Ids in row order, and a hash table over them.
+
+    `slots` (uint64, one an id) hold the high bits of the id's hash and, in the low bits, its row, sorted; `starts`
+    (uint32, 2^b + 1) say where the hashes of each value of their first b bits begin. A found id is compared in full.
+    """
+
+    ids: pa.Array
+    slots: NDArray[np.uint64]
+    starts: NDArray[np.uint32]
+
+    @classmethod
+    def build(cls, ids: pa.Array) -> "IdTable":
+        """The table of distinct ids without nulls.
+
+        Raises:
+            ValueError: an id stands twice; the message names the first with their rows.
+        """
+        row_bits = number_bits(len(ids))
+        slots = np.empty(len(ids), np.uint64)
+        for part in chunks(len(ids)):
+            rows = np.arange(part.start, part.stop, dtype=np.uint64)
+            slots[part] = (hash_ids(ids, part) & ~ones(row_bits)) | rows
+        slots.sort()
+        cls._refuse_duplicates(ids, slots, row_bits)
+        bucket_bits = max(0, row_bits - 2)
+        buckets = np.arange(1 << bucket_bits, dtype=np.uint64) << np.uint64(64 - bucket_bits if bucket_bits else 0)
+        starts = np.append(np.searchsorted(slots, buckets), len(ids)).astype(np.uint32)
+        return cls(ids, slots, starts)
+
+    @staticmethod
+    def _refuse_duplicates(ids: pa.Array, slots: NDArray[np.uint64], row_bits: int) -> None:
+        """Compare in full the ids whose hashes begin alike: equal ids are among them."""
+        alike = [np.empty(0, np.int64)]
+        for part in chunks(len(slots) - 1):
+            near = (slots[part] ^ slots[part.start + 1 : part.stop + 1]) <= ones(row_bits)
+            alike.append(part.start + np.flatnonzero(near))
+        first = np.concatenate(alike)
+        rows = np.sort((slots[np.union1d(first, first + 1)] & ones(row_bits)).astype(np.int64))
+        counts = pc.value_counts(ids.take(pa.array(rows)))
+        twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+        if len(twice):
+            shown = [
+                (value.as_py(), rows[pc.equal(ids.take(pa.array(rows)), value).to_numpy(zero_copy_only=False)].tolist())
+                for value in twice[:5]
+            ]
+            raise ValueError(
+                f"poi_id must be unique: {len(twice)} ids stand more than once, first (id, rows): {shown}; "
+                "merge the rows of a place into one"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def find(self, values: ArrayLike | pa.Array) -> Rows:
+        """Rows of ids, -1 where an id is null or not known; shape (n,).
+
+        A table of integers is asked in integers or in their decimal text, a table of text in text or integers.
+        """
+        wanted = self._in_my_kind(as_ids(values))
+        rows = np.full(len(wanted), -1, np.int64)
+        if len(self.ids):
+            for part in chunks(len(wanted)):
+                rows[part] = self._find(wanted, part)
+        if wanted.null_count:
+            rows[wanted.is_null().to_numpy(zero_copy_only=False)] = -1
+        return rows
+
+    def _in_my_kind(self, wanted: pa.Array) -> pa.Array:
+        if pa.types.is_integer(self.ids.type) == pa.types.is_integer(wanted.type):
+            return wanted
+        if pa.types.is_integer(wanted.type):
+            return wanted.cast(pa.string())
+        numbers = pc.if_else(pc.match_substring_regex(wanted, _INTEGER), wanted, None)
+        return numbers.cast(pa.int64())
+
+    def _find(self, wanted: pa.Array, part: slice) -> Rows:
+        row_bits = number_bits(len(self.ids))
+        hashes = hash_ids(wanted, part)
+        bucket_bits = number_bits(len(self.starts) - 1) if len(self.starts) > 2 else 0
+        bucket = hashes >> np.uint64(64 - bucket_bits) if bucket_bits else np.zeros_like(hashes)
+        hashes &= ~ones(row_bits)
+        slot, stop = (self.starts[bucket + np.uint64(end)].astype(np.int64) for end in (0, 1))
+        found = np.full(len(hashes), -1, np.int64)
+        asking = np.flatnonzero(slot < stop)
+        while len(asking):
+            entry = self.slots[slot[asking]]
+            high, row = entry & ~ones(row_bits), (entry & ones(row_bits)).astype(np.int64)
+            hit = np.flatnonzero(high == hashes[asking])
+            hit = hit[_same(self.ids, row[hit], wanted, part.start + asking[hit])]
+            found[asking[hit]] = row[hit]
+            slot[asking] += 1
+            # Hashes rise within a bucket, so a search ends at the first larger one.
+            asking = asking[(found[asking] < 0) & (high <= hashes[asking]) & (slot[asking] < stop[asking])]
+        return found
+
+    def take(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """Ids of rows as an object array (str or int), None for row -1; any shape."""
+        taken = self.ids.take(pa.array(np.maximum(rows, 0).ravel())).to_numpy(zero_copy_only=False)
+        result: NDArray[Any] = taken.astype(object).reshape(np.shape(rows))
+        result[np.asarray(rows) < 0] = None
+        return result

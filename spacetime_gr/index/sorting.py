@@ -1,0 +1,73 @@
+"""Stable sorting of long keys by sorts of plain integers.
+
+`np.sort` on uint64 is vectorised and about ten times faster than `np.argsort`. So a key is cut into pieces that fit
+beside the element's number in 64 bits; each piece is one sort, least significant piece first (LSD radix sort).
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Rows worked on at a time where a formula has many steps: their temporaries stay in the cache.
+CHUNK = 1 << 16
+
+
+def chunks(size: int) -> Iterable[slice]:
+    """Slices of `CHUNK` that cover `range(size)`."""
+    return (slice(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK))
+
+
+def number_bits(size: int) -> int:
+    """Bits that the numbers 0 .. size - 1 take, at least one."""
+    return max(1, int(size - 1).bit_length())
+
+
+def ones(bits: int) -> np.uint64:
+    """A mask of the lowest `bits` bits."""
+    return np.uint64((1 << bits) - 1)
+
+
+def pack_and_sort(values: NDArray[np.uint64], bits: int) -> NDArray[np.int64]:
+    """Stable argsort of values below 2^bits, in place of which the array's memory is used up.
+
+    Args:
+        values: shape (n,), overwritten.
+        bits: with the bits of n at most 64.
+
+    Returns:
+        int64 positions, shape (n,), in the memory of `values`.
+    """
+    row_bits = number_bits(len(values))
+    assert bits + row_bits <= 64
+    for part in chunks(len(values)):
+        values[part] <<= np.uint64(row_bits)
+        values[part] |= np.arange(part.start, part.stop, dtype=np.uint64)
+    values.sort()
+    for part in chunks(len(values)):
+        values[part] &= ones(row_bits)
+    return values.view(np.int64)
+
+
+def stable_argsort(keys: Iterable[tuple[NDArray[np.uint64], int]], size: int) -> NDArray[np.int64]:
+    """Stable argsort by several keys, the least significant first, as `np.lexsort` takes them.
+
+    Args:
+        keys: (values, bits) pairs: uint64 values below 2^bits, shape (size,); read one at a time, left as they are.
+        size: number of elements.
+
+    Returns:
+        int64 positions, shape (size,).
+    """
+    room = 64 - number_bits(size)
+    order: NDArray[np.int64] | None = None
+    for values, bits in keys:
+        for shift in range(0, bits, room):
+            taken = min(room, bits - shift)
+            piece = np.empty(size, np.uint64)
+            for part in chunks(size):
+                source = values[part] if order is None else values[order[part]]
+                piece[part] = (source >> np.uint64(shift)) & ones(taken)
+            positions = pack_and_sort(piece, taken)
+            order = positions if order is None else order[positions]
+    return np.arange(size) if order is None else order
