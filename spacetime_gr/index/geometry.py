@@ -50,9 +50,9 @@ def distance_to_boxes_km(latitude: float, longitude: float, bounds: NDArray[np.f
     for meridian in (west, east):
         apart = np.radians(meridian - longitude)
         foot = np.degrees(np.arctan2(np.sin(np.radians(latitude)), np.cos(np.radians(latitude)) * np.cos(apart)))
-        # Behind the pole the foot leaves [-90, 90]: the nearest point is then the end next to the pole.
-        nearest = np.clip(foot, south, north)
-        best = np.minimum(best, haversine_km(np.full(1, latitude), np.full(1, longitude), nearest, meridian))
+        # Behind a pole the foot leaves [-90, 90]: the nearest point is then one of the two ends.
+        for nearest in (np.clip(foot, south, north), south, north):
+            best = np.minimum(best, haversine_km(np.full(1, latitude), np.full(1, longitude), nearest, meridian))
     return np.where((west <= longitude) & (longitude <= east), straight, best)
 
 
