@@ -26,15 +26,21 @@ def as_ids(values: ArrayLike | pa.Array | pa.ChunkedArray) -> pa.Array:
     Raises:
         ValueError: the values are neither integers nor text.
     """
-    array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(np.asarray(values))
+    try:
+        array = values
+        if not isinstance(array, pa.Array | pa.ChunkedArray):
+            # Lists as they are: text in NumPy loses NULs at its end.
+            array = pa.array(array if isinstance(array, list | tuple) else np.asarray(array))
+        if pa.types.is_dictionary(array.type):
+            array = array.cast(array.type.value_type)
+        if pa.types.is_integer(array.type):
+            array = array.cast(pa.int64())
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(f"POI ids are not understood ({error}); expected text or 64-bit signed integers") from error
     kind = array.type
-    if pa.types.is_dictionary(kind):
-        array, kind = array.cast(kind.value_type), kind.value_type
-    if pa.types.is_integer(kind):
-        array = array.cast(pa.int64())
-    elif pa.types.is_null(kind):
-        array = array.cast(pa.string())
-    elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if pa.types.is_null(kind) or (pa.types.is_floating(kind) and not len(array)):  # an empty array of NumPy
+        array = pa.nulls(len(array), pa.string())
+    elif not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise ValueError(f"POI ids are of type {kind}; expected text or integers: cast the column")
     if isinstance(array, pa.ChunkedArray):
         if pa.types.is_string(array.type) and array.nbytes >= 1 << 31:
