@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from spacetime_gr.index.sorting import chunks, number_bits, ones, stable_argsort
 
 MAX_ID_BYTES = 256
-_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+_INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"
+_MOST, _LEAST = "9223372036854775807", "-9223372036854775808"
 Rows = NDArray[np.int64]
 
 
@@ -243,8 +244,11 @@ class IdTable:
             return wanted
         if pa.types.is_integer(wanted.type):
             return wanted.cast(pa.string())
-        numbers = pc.if_else(pc.match_substring_regex(wanted, _INTEGER), wanted, None)
-        return numbers.cast(pa.int64())
+        # Of two numbers with nineteen digits the smaller is also the smaller text.
+        digits = pc.utf8_ltrim(wanted, "-")
+        small = pc.or_(pc.less(pc.binary_length(digits), len(_MOST)), pc.less_equal(digits, _MOST))
+        is_number = pc.and_(pc.match_substring_regex(wanted, _INTEGER), pc.or_(small, pc.equal(wanted, _LEAST)))
+        return pc.if_else(is_number, wanted, None).cast(pa.int64())
 
     def _find(self, wanted: pa.Array, part: slice) -> Rows:
         row_bits = number_bits(len(self.ids))
