@@ -137,7 +137,8 @@ def _batches(source: Source) -> tuple[Iterator[pa.Table], int]:
             raise ValueError(f"{source} does not exist; expected a Parquet file or a folder of them")
         try:
             data = ds.dataset(str(source), format="parquet")
-        except (OSError, pa.ArrowInvalid) as error:
+            size = data.count_rows()
+        except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{source} is not readable as Parquet ({error}); write the file anew") from error
         names = data.schema.names
     for name in REQUIRED:
@@ -154,10 +155,10 @@ def _batches(source: Source) -> tuple[Iterator[pa.Table], int]:
             settings = {"batch_size": BATCH_ROWS, "batch_readahead": 2, "fragment_readahead": 1}
             for batch in data.to_batches(columns=wanted, **settings):
                 yield pa.Table.from_batches([batch])
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{source} is damaged ({error}); write the file anew") from error
 
-    return read(), data.count_rows()
+    return read(), size
 
 
 def _numbers(batch: pa.Table, name: str, default: float = np.nan) -> NDArray[np.float64]:
