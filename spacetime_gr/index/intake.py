@@ -266,11 +266,16 @@ class _Categories:
         return own[encoded.indices.fill_null(-1).to_numpy()]
 
     def sort_new(self, taken: Intake) -> None:
-        """Give the new names numbers in alphabetical order, so that the order of the rows does not matter."""
-        known, new = self.names[: self.num_known], self.names[self.num_known :]
-        order = sorted(range(len(new)), key=new.__getitem__)
+        """Give the new names numbers in alphabetical order, so that the order of the rows does not matter.
+
+        Names that stood only in rows that were left out are dropped.
+        """
+        used = np.zeros(len(self.names) + 1, bool)
+        used[taken.category] = True
+        new = [number for number in range(self.num_known, len(self.names)) if used[number]]
+        new.sort(key=self.names.__getitem__)
         number = np.arange(len(self.names) + 1, dtype=np.int32)
         number[-1] = -1
-        number[self.num_known + np.array(order, np.int64)] = self.num_known + np.arange(len(new), dtype=np.int32)
-        taken.category_names = known + [new[position] for position in order]
+        number[new] = self.num_known + np.arange(len(new), dtype=np.int32)
+        taken.category_names = self.names[: self.num_known] + [self.names[position] for position in new]
         taken.category = number[taken.category]
