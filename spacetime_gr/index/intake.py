@@ -255,7 +255,10 @@ class _Categories:
 
     def numbers(self, column: pa.ChunkedArray) -> NDArray[np.int32]:
         """Numbers of a column of names, -1 for null."""
-        encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+        try:
+            encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+        except pa.ArrowException as error:
+            raise ValueError(f"column 'category' is of type {column.type}; expected text ({error})") from error
         own = np.empty(len(encoded.dictionary) + 1, np.int32)
         own[-1] = -1
         for position, name in enumerate(encoded.dictionary.to_pylist()):
