@@ -54,7 +54,7 @@ def add(index: "POIIndex", pois: Source, quarantine: bool) -> "POIIndex":
 
     kind = index.base.codes.dtype.type
     fresh = Places(
-        ids=IdTable.build(new.ids),
+        ids=IdTable.build(new.ids, new.table_rows),
         codes=((block << index.inner_bits) | inner).astype(kind),
         latitude=new.latitude,
         longitude=new.longitude,

@@ -3,7 +3,7 @@
 Everything works on the buffers of Arrow arrays; no id ever becomes a Python object.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -183,11 +183,11 @@ class IdTable:
     starts: NDArray[np.uint32]
 
     @classmethod
-    def build(cls, ids: pa.Array) -> "IdTable":
+    def build(cls, ids: pa.Array, table_rows: Callable[[], Rows] | None = None) -> "IdTable":
         """The table of distinct ids without nulls.
 
         Raises:
-            ValueError: an id stands twice; the message names the first with their rows.
+            ValueError: an id stands twice; the message names the first with their rows (`table_rows()[row]` if given).
         """
         row_bits = number_bits(len(ids))
         slots = np.empty(len(ids), np.uint64)
@@ -195,14 +195,16 @@ class IdTable:
             rows = np.arange(part.start, part.stop, dtype=np.uint64)
             slots[part] = (hash_ids(ids, part) & ~ones(row_bits)) | rows
         slots.sort()
-        cls._refuse_duplicates(ids, slots, row_bits)
+        cls._refuse_duplicates(ids, slots, row_bits, table_rows)
         bucket_bits = max(0, row_bits - 2)
         buckets = np.arange(1 << bucket_bits, dtype=np.uint64) << np.uint64(64 - bucket_bits if bucket_bits else 0)
         starts = np.append(np.searchsorted(slots, buckets), len(ids)).astype(np.uint32)
         return cls(ids, slots, starts)
 
     @staticmethod
-    def _refuse_duplicates(ids: pa.Array, slots: NDArray[np.uint64], row_bits: int) -> None:
+    def _refuse_duplicates(
+        ids: pa.Array, slots: NDArray[np.uint64], row_bits: int, table_rows: Callable[[], Rows] | None
+    ) -> None:
         """Compare in full the ids whose hashes begin alike: equal ids are among them."""
         alike = [np.empty(0, np.int64)]
         for part in chunks(len(slots) - 1):
@@ -213,8 +215,12 @@ class IdTable:
         counts = pc.value_counts(ids.take(pa.array(rows)))
         twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
         if len(twice):
+            named = rows if table_rows is None else table_rows()[rows]
             shown = [
-                (value.as_py(), rows[pc.equal(ids.take(pa.array(rows)), value).to_numpy(zero_copy_only=False)].tolist())
+                (
+                    value.as_py(),
+                    named[pc.equal(ids.take(pa.array(rows)), value).to_numpy(zero_copy_only=False)].tolist(),
+                )
                 for value in twice[:5]
             ]
             raise ValueError(

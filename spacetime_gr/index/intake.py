@@ -38,8 +38,7 @@ class Intake:
     """Good rows of a table of places, in its order.
 
     `keys` uint64 (of the scheme), `latitude`, `longitude` int32 (1e-7 degrees), `visits` uint32, `category` int32 (into
-    `category_names`, -1 none). `rejected`: row, poi_id and reason of the rows
-    that were left out.
+    `category_names`, -1 none). `rejected`: row, poi_id and reason of the rows that were left out.
     """
 
     ids: pa.Array
@@ -50,6 +49,11 @@ class Intake:
     category: NDArray[np.int32]
     category_names: list[str]
     rejected: pa.Table
+
+    def table_rows(self) -> NDArray[np.int64]:
+        """Row in the table of each place."""
+        rows = np.arange(len(self.ids) + self.rejected.num_rows)
+        return np.delete(rows, self.rejected["row"].to_numpy())
 
 
 def read_places(

@@ -94,7 +94,7 @@ class POIIndex:
         cls, scheme: Scheme, places: Intake, max_pois_per_block: int | None, spare_blocks: float
     ) -> "POIIndex":
         size = len(places.ids)
-        ids = IdTable.build(places.ids)
+        ids = IdTable.build(places.ids, places.table_rows)
         # Places are numbered by their ids while they are sorted: ties fall by id whatever the order of the rows.
         row_of = id_order(places.ids)
         order, sorted_keys = sort_by_key(scheme, places.keys[row_of])
