@@ -282,6 +282,7 @@ class POIIndex:
         values = getattr(self.base, name)
         if self.added is None:
             return values[rows]
+        rows = rows.astype(np.int64, copy=False)  # in a narrow type the subtraction below may overflow
         later = rows >= len(self.base)
         return np.where(
             later,
