@@ -22,6 +22,12 @@ DEFAULT_MAX_POIS = 512
 DEFAULT_SPARE_BLOCKS = 0.1
 
 
+def _integers(values: ArrayLike) -> NDArray[Any]:
+    """Row or block numbers as an array; NumPy takes an empty list for floats."""
+    numbers = np.asarray(values)
+    return numbers if numbers.size else numbers.astype(np.int64)
+
+
 @dataclass(frozen=True)
 class POIIndex:
     """Two-level index of places. Make one with `build` or `load`; it is never changed in place.
@@ -211,7 +217,7 @@ class POIIndex:
         """
         if unknown not in ("error", "mark"):
             raise ValueError(f"unknown is {unknown!r}; expected 'error' or 'mark'")
-        dense = np.asarray(poi_ids) if rows else self.rows(poi_ids)
+        dense = _integers(poi_ids) if rows else self.rows(poi_ids)
         if dense.dtype.kind not in "iu":
             raise ValueError(f"rows are of type {dense.dtype}; expected integers")
         block, inner = np.empty(len(dense), np.int32), np.empty(len(dense), np.int32)
@@ -292,12 +298,12 @@ class POIIndex:
 
     def _known(self, name: str, rows: ArrayLike, missing: Any) -> NDArray[Any]:
         """One column at rows, `missing` for row -1."""
-        rows = np.asarray(rows)
+        rows = _integers(rows)
         return np.where(rows < 0, missing, self._facts(name, np.maximum(rows, 0)))
 
     def coordinates(self, rows: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Latitude and longitude in degrees of POI rows; NaN for row -1."""
-        rows = np.asarray(rows)
+        rows = _integers(rows)
         latitude, longitude = (
             np.where(rows < 0, np.nan, to_degrees(self._facts(name, np.maximum(rows, 0))))
             for name in ("latitude", "longitude")
@@ -334,12 +340,12 @@ class POIIndex:
 
     def block_bounds(self, blocks: ArrayLike | None = None) -> NDArray[np.float64]:
         """South, west, north, east in degrees of blocks (default: all), shape (n, 4)."""
-        chosen: Any = slice(None) if blocks is None else np.asarray(blocks)
+        chosen: Any = slice(None) if blocks is None else _integers(blocks)
         return self.scheme.bounds(self.blocks.keys[chosen], self.blocks.levels[chosen])
 
     def block_addresses(self, blocks: ArrayLike | None = None) -> list[str]:
         """Human addresses of blocks (default: all): map tile `z/x/y` (quadtree) or `row/column` (grid)."""
-        chosen: Any = slice(None) if blocks is None else np.asarray(blocks)
+        chosen: Any = slice(None) if blocks is None else _integers(blocks)
         return self.scheme.addresses(self.blocks.keys[chosen], self.blocks.levels[chosen])
 
     @cached_property
