@@ -28,6 +28,13 @@ def _integers(values: ArrayLike) -> NDArray[Any]:
     return numbers if numbers.size else numbers.astype(np.int64)
 
 
+def _quarantine(bad_rows: str) -> bool:
+    """Whether bad rows are to be left out."""
+    if bad_rows not in ("error", "quarantine"):
+        raise ValueError(f"bad_rows is {bad_rows!r}; expected 'error' or 'quarantine'")
+    return bad_rows == "quarantine"
+
+
 @dataclass(frozen=True)
 class POIIndex:
     """Two-level index of places. Make one with `build` or `load`; it is never changed in place.
@@ -88,11 +95,9 @@ class POIIndex:
             max_pois_per_block = DEFAULT_MAX_POIS
         if max_pois_per_block is not None and max_pois_per_block < 1:
             raise ValueError(f"max_pois_per_block is {max_pois_per_block}; expected at least 1")
-        if spare_blocks < 0:
+        if not 0 <= spare_blocks < np.inf:
             raise ValueError(f"spare_blocks is {spare_blocks}; expected a share of 0 or more")
-        if bad_rows not in ("error", "quarantine"):
-            raise ValueError(f"bad_rows is {bad_rows!r}; expected 'error' or 'quarantine'")
-        places = read_places(pois, cutting, bad_rows == "quarantine", check_swapped=check_swapped)
+        places = read_places(pois, cutting, _quarantine(bad_rows), check_swapped=check_swapped)
         return cls._from_places(cutting, places, max_pois_per_block, spare_blocks)
 
     @classmethod
@@ -385,7 +390,7 @@ class POIIndex:
         Raises:
             ValueError: a place is in the index already, rows are bad, or the spare blocks do not suffice.
         """
-        return growth.add(self, pois, bad_rows == "quarantine")
+        return growth.add(self, pois, _quarantine(bad_rows))
 
     def retire(self, poi_ids: ArrayLike | pa.Array) -> "POIIndex":
         """The index with places marked as closed: they keep their ids and are never recommended.
