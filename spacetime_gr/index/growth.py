@@ -88,8 +88,8 @@ def _new_blocks(
         home: the full block that each lies in, -1 for none.
     """
     keys = new.keys[left]
-    levels = np.where(home >= 0, index.blocks.levels[np.maximum(home, 0)] + np.int8(1), _empty_levels(index, keys))
-    levels = np.minimum(levels, index.scheme.max_level).astype(np.int8)
+    inside = np.where(home >= 0, index.blocks.levels[np.maximum(home, 0)] + np.int8(1), np.int8(0))
+    levels = np.minimum(np.maximum(inside, _empty_levels(index, keys)), index.scheme.max_level).astype(np.int8)
     cells = keys >> index.scheme.span_bits(levels)
     starts = np.flatnonzero(np.append(True, (cells[1:] != cells[:-1]) | (levels[1:] != levels[:-1])))
     roots = Roots(starts, np.append(starts[1:], len(keys)), levels[starts])
@@ -108,20 +108,17 @@ def _new_blocks(
 
 
 def _empty_levels(index: "POIIndex", keys: Keys) -> Levels:
-    """Level of the largest cell that holds each key and no place of the index (for keys that lie in no block).
+    """Level of the largest cell that holds each key and no block of the index, but those that hold the key itself.
 
-    A tile is empty if the nearest blocks before and after the key lie outside it: if it is deeper than the longest
-    prefix that the key shares with the last key of the one and the first key of the other.
+    A tile is such a cell if the nearest blocks before and after the key lie outside it: if it is deeper than the
+    longest prefix that the key shares with the last key of the one and the first key of the other.
     """
     if index.scheme.max_level == 0:
         return np.zeros(len(keys), np.int8)
-    order = np.argsort(index.blocks.keys, kind="stable")
-    first = index.blocks.keys[order]
-    spans = index.scheme.span_bits(index.blocks.levels[order])
-    # Blocks may lie inside others; the furthest end of all that begin before counts.
-    last = np.maximum.accumulate(first | ((np.uint64(1) << spans) - np.uint64(1)))
-    after = np.searchsorted(first, keys)
-    before = after - 1
+    spans = index.scheme.span_bits(index.blocks.levels)
+    # Of blocks that hold the key the first key is not after it, the last not before it.
+    first, last = np.sort(index.blocks.keys), np.sort(index.blocks.keys | ((np.uint64(1) << spans) - np.uint64(1)))
+    after, before = np.searchsorted(first, keys, side="right"), np.searchsorted(last, keys) - 1
     apart = np.full((2, len(keys)), ~np.uint64(0))
     apart[0] = np.where(before >= 0, keys ^ last[np.maximum(before, 0)], apart[0])
     apart[1] = np.where(after < len(first), keys ^ first[np.minimum(after, len(first) - 1)], apart[1])
