@@ -57,8 +57,9 @@ class BlockSearch:
         self, latitude: NDArray[np.floating], longitude: NDArray[np.floating], max_km: float = np.inf
     ) -> NDArray[np.int64]:
         """The block with the nearest centre, -1 where none lies within `max_km`."""
-        # Distances of the tree are chords of the unit sphere.
-        chord = 2.0 * np.sin(min(max_km / EARTH_RADIUS_KM, np.pi) / 2.0)
+        # Distances of the tree are chords of the unit sphere; by rounding those of antipodes may exceed 2.
+        angle = max_km / EARTH_RADIUS_KM
+        chord = 2.0 * np.sin(angle / 2.0) if angle < np.pi else np.inf
         distance, block = self._tree.query(unit_vectors(latitude, longitude))
         return np.where(distance <= chord, block, -1).astype(np.int64)
 
