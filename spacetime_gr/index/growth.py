@@ -1,7 +1,7 @@
 """Places that open after an index was built: they get ids beside the old ones, none of which moves."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,17 @@ def add(index: "POIIndex", pois: Source, quarantine: bool) -> "POIIndex":
     """See `POIIndex.add`."""
     # A few new places say nothing about where places are many: swapped coordinates are not looked for.
     new = read_places(pois, index.scheme, quarantine, index.category_names, check_swapped=False)
-    known = np.flatnonzero(index.rows(new.ids) >= 0)
-    if len(known):
+    table = index.base.ids
+    own = table.in_my_kind(new.ids).cast(table.ids.type)
+    if own.null_count:
+        strange = _shown(new, own.is_null().to_numpy(zero_copy_only=False))
+        raise ValueError(f"ids of the index are integers, these are not: (row, poi_id) {strange}; give integers")
+    new.ids = own
+    known = index.rows(new.ids) >= 0
+    if known.any():
         raise ValueError(
-            f"{len(known)} places are in the index already, first (row, poi_id) "
-            f"{[(int(row), new.ids[int(row)].as_py()) for row in known[:5]]}; add new places only"
+            f"{known.sum()} places are in the index already, first (row, poi_id) {_shown(new, known)}; add new places "
+            "only"
         )
     search = BlockSearch(index)
     by_id = id_order(new.ids)
@@ -69,6 +75,12 @@ def add(index: "POIIndex", pois: Source, quarantine: bool) -> "POIIndex":
         added=fresh if index.added is None else index.added.followed_by(fresh),
         rejected=new.rejected,
     )
+
+
+def _shown(new: Intake, chosen: NDArray[np.bool_]) -> list[tuple[int, Any]]:
+    """Row in the table and id of the first of some places."""
+    rows, first = new.table_rows(), np.flatnonzero(chosen)[:5].tolist()
+    return [(int(rows[place]), new.ids[place].as_py()) for place in first]
 
 
 def _number_in_group(groups: NDArray[np.int64]) -> NDArray[np.int64]:

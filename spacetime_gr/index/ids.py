@@ -236,7 +236,7 @@ class IdTable:
 
         A table of integers is asked in integers or in their decimal text, a table of text in text or integers.
         """
-        wanted = self._in_my_kind(as_ids(values))
+        wanted = self.in_my_kind(as_ids(values))
         rows = np.full(len(wanted), -1, np.int64)
         if len(self.ids):
             for part in chunks(len(wanted)):
@@ -245,7 +245,8 @@ class IdTable:
             rows[wanted.is_null().to_numpy(zero_copy_only=False)] = -1
         return rows
 
-    def _in_my_kind(self, wanted: pa.Array) -> pa.Array:
+    def in_my_kind(self, wanted: pa.Array) -> pa.Array:
+        """Ids as integers if mine are, else as text; null for text that is no integer."""
         if pa.types.is_integer(self.ids.type) == pa.types.is_integer(wanted.type):
             return wanted
         if pa.types.is_integer(wanted.type):
