@@ -165,7 +165,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _places(folder: Path) -> Places:
     try:
         with pa.memory_map(str(folder / "ids.arrow")) as source:
-            ids = pa.ipc.open_file(source).read_all()["poi_id"].combine_chunks()
+            column = pa.ipc.open_file(source).read_all()["poi_id"]
+            ids = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # the latter copies
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"{folder / 'ids.arrow'} is missing or damaged ({error}); copy it anew") from error
     table = IdTable(ids, _array(folder, "id_slots"), _array(folder, "id_starts"))
