@@ -137,7 +137,7 @@ def load(cls: type["POIIndex"], folder: Path, verify: bool) -> "POIIndex":
         rows_by_block=_array(base, "rows_by_block"),
         block_starts=_array(base, "block_starts"),
         blocks=Blocks(**{name: _array(top, f"block_{name}") for name in BLOCK_COLUMNS}),
-        added=_places(top) if grown is not None and (top / "codes.npy").is_file() else None,
+        added=_places(top) if f"{grown}/codes.npy" in description["sha256"] else None,
         retired=np.empty(0, np.int64) if grown is None else _array(top, "retired"),
         folder=folder,
     )
