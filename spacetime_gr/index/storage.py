@@ -58,6 +58,7 @@ def save(index: "POIIndex", folder: Path) -> None:
         "grown": grown,
         "sha256": dict(sorted(sums.items())),
     }
+    description["checksum"] = _checksum(description)
     text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
     unfinished = folder / f".{DESCRIPTION}.unfinished"
     unfinished.write_text(text, encoding="utf-8")
@@ -149,7 +150,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: no POI index here ({DESCRIPTION} is missing); make one with POIIndex.save")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        version = description["format_version"]
+        version = int(description["format_version"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); copy it anew or build the index again") from error
     if version > FORMAT_VERSION:
@@ -159,7 +160,14 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"{path}: format version {version}, this release reads {FORMAT_VERSION}; build the index again "
             "(spacetime-gr prepare)"
         )
+    if description.pop("checksum", None) != _checksum(description):
+        raise ValueError(f"{path} is damaged (its checksum differs); copy it anew or build the index again")
     return description
+
+
+def _checksum(description: dict[str, Any]) -> str:
+    """SHA-256 of what a description says."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _places(folder: Path) -> Places:
