@@ -55,7 +55,7 @@ class POIIndex:
     added: Places | None = None
     retired: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     rejected: pa.Table | None = None
-    folder: Path | None = None
+    base_sums: dict[str, str] = field(default_factory=dict)  # checksums of the files that the base was loaded from
 
     # ---------------------------------------------------------------- building
 

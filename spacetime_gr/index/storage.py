@@ -33,11 +33,8 @@ DESCRIPTION = "index.json"
 def save(index: "POIIndex", folder: Path) -> None:
     """See `POIIndex.save`."""
     folder.mkdir(parents=True, exist_ok=True)
-    if index.folder is not None and folder.samefile(index.folder):
-        old = _read_description(folder)
-        base = old["base"]
-        sums = {name: value for name, value in old["sha256"].items() if name.startswith(f"{base}/")}
-    else:
+    base, sums = _base_there(folder)
+    if not base or sums != index.base_sums:
         base = _next_name(folder, "base")
         sums = _write_folder(folder, base, _base_arrays(index), index.base.ids.ids)
     grown = None
@@ -66,6 +63,22 @@ def save(index: "POIIndex", folder: Path) -> None:
     for stale in (*folder.glob("base-*"), *folder.glob("grown-*")):
         if stale.name not in (base, grown):
             shutil.rmtree(stale)
+
+
+def _base_there(folder: Path) -> tuple[str, dict[str, str]]:
+    """Name and checksums of the base of the index in a folder; empty where there is none."""
+    try:
+        description = _read_description(folder)
+    except ValueError:
+        return "", {}
+    sums = _base_sums(description)
+    whole = all((folder / name).is_file() for name in sums)
+    return (description["base"], sums) if whole else ("", {})
+
+
+def _base_sums(description: dict[str, Any]) -> dict[str, str]:
+    """Checksums of the base's files."""
+    return {name: value for name, value in description["sha256"].items() if name.startswith(f"{description['base']}/")}
 
 
 def _next_name(folder: Path, kind: str) -> str:
@@ -140,7 +153,7 @@ def load(cls: type["POIIndex"], folder: Path, verify: bool) -> "POIIndex":
         blocks=Blocks(**{name: _array(top, f"block_{name}") for name in BLOCK_COLUMNS}),
         added=_places(top) if f"{grown}/codes.npy" in description["sha256"] else None,
         retired=np.empty(0, np.int64) if grown is None else _array(top, "retired"),
-        folder=folder,
+        base_sums=_base_sums(description),
     )
 
 
