@@ -60,9 +60,9 @@ def save(index: "POIIndex", folder: Path) -> None:
     unfinished = folder / f".{DESCRIPTION}.unfinished"
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, folder / DESCRIPTION)
-    for stale in (*folder.glob("base-*"), *folder.glob("grown-*")):
+    for stale in (*_numbered(folder, "base"), *_numbered(folder, "grown"), *folder.glob(".unfinished-*")):
         if stale.name not in (base, grown):
-            shutil.rmtree(stale)
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def _base_there(folder: Path) -> tuple[str, dict[str, str]]:
@@ -83,8 +83,13 @@ def _base_sums(description: dict[str, Any]) -> dict[str, str]:
 
 def _next_name(folder: Path, kind: str) -> str:
     """The first free name `kind-N`."""
-    numbers = [int(path.name.removeprefix(f"{kind}-")) for path in folder.glob(f"{kind}-*")]
+    numbers = [int(path.name.removeprefix(f"{kind}-")) for path in _numbered(folder, kind)]
     return f"{kind}-{max(numbers, default=0) + 1}"
+
+
+def _numbered(folder: Path, kind: str) -> list[Path]:
+    """The sub-folders `kind-N`."""
+    return [path for path in folder.glob(f"{kind}-*") if path.name.removeprefix(f"{kind}-").isdecimal()]
 
 
 def _base_arrays(index: "POIIndex") -> dict[str, Any]:
