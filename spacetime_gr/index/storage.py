@@ -32,6 +32,15 @@ DESCRIPTION = "index.json"
 
 def save(index: "POIIndex", folder: Path) -> None:
     """See `POIIndex.save`."""
+    try:
+        _save(index, folder)
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: the index could not be written ({error}); what was there before is kept"
+        ) from error
+
+
+def _save(index: "POIIndex", folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     base, sums = _base_there(folder)
     if not base or sums != index.base_sums:
@@ -125,10 +134,6 @@ def _write_folder(folder: Path, name: str, arrays: dict[str, Any], ids: pa.Array
         sums = {f"{name}/{file.name}": _sha256(file) for file in sorted(unfinished.iterdir())}
         unfinished.chmod(0o755)
         os.replace(unfinished, folder / name)
-    except OSError as error:
-        raise ValueError(
-            f"{folder}: the index could not be written ({error}); what was there before is kept"
-        ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return sums
