@@ -30,8 +30,8 @@ def as_ids(values: ArrayLike | pa.Array | pa.ChunkedArray) -> pa.Array:
     try:
         array = values
         if not isinstance(array, pa.Array | pa.ChunkedArray):
-            # Lists as they are: text in NumPy loses NULs at its end.
-            array = pa.array(array if isinstance(array, list | tuple) else np.asarray(array))
+            # Lists as they are: text in NumPy loses NULs at its end. NaN among text, as pandas has it, is null.
+            array = pa.array(array if isinstance(array, list | tuple) else np.asarray(array), from_pandas=True)
         if pa.types.is_dictionary(array.type):
             array = array.cast(array.type.value_type)
         if pa.types.is_integer(array.type):

@@ -53,7 +53,7 @@ def test_mercator_is_undone_inside_its_square(latitude: np.ndarray, longitude: n
     np.testing.assert_allclose((back_longitude - longitude) % 360 % (360 - 1e-9), 0, atol=1e-9)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     point=st.tuples(LATITUDES, LONGITUDES),
     south=st.floats(-90, 90),

@@ -102,7 +102,7 @@ def check_growth(old: POIIndex, new: POIIndex, pois: pa.Table) -> None:
     assert new.positions(added, bits=16).tolist() == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=SEEDS,
     scheme=st.sampled_from(["quadtree", "quadtree", "grid"]),

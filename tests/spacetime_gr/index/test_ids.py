@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
@@ -109,6 +110,7 @@ def test_lists_and_numpy_arrays_are_understood() -> None:
     assert text.find(np.array(["b", "c"])).tolist() == [2, -1]
     assert text.find(np.array(["b", None], object)).tolist() == [2, -1]
     assert text.find([None]).tolist() == [-1]
+    assert text.find(["a", float("nan")]).tolist() == text.find(pd.Series(["a", None])).tolist() == [0, -1]
     assert numbers.find((MOST, None, 5)).tolist() == [1, -1, 0]
     assert numbers.find(np.array([5, 6], np.uint16)).tolist() == [0, -1]
     for table in (text, numbers):
