@@ -60,9 +60,10 @@ def mercator(latitude: Floats, longitude: Floats) -> tuple[Floats, Floats]:
     """Web Mercator coordinates in [0, 1), x eastwards from the antimeridian, y southwards (float64)."""
     latitude = np.clip(np.asarray(latitude, dtype=np.float64), -MAX_LATITUDE, MAX_LATITUDE)
     x = (np.asarray(longitude, dtype=np.float64) + 180.0) / 360.0
-    y = 0.5 - np.arcsinh(np.tan(np.radians(latitude))) / (2.0 * np.pi)
+    sine = np.sin(np.radians(latitude))
+    y = 0.5 - np.log((1.0 + sine) / (1.0 - sine)) / (4.0 * np.pi)
     top = np.nextafter(1.0, 0.0)
-    return x % 1.0, np.clip(y, 0.0, top)
+    return np.where(x >= 1.0, x - 1.0, x), np.clip(y, 0.0, top)
 
 
 def inverse_mercator(x: Floats, y: Floats) -> tuple[Floats, Floats]:

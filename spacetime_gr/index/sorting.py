@@ -1,7 +1,8 @@
 """Stable sorting of long keys by sorts of plain integers.
 
 `np.sort` on uint64 is vectorised and about ten times faster than `np.argsort`. So a key is cut into pieces that fit
-beside the element's number in 64 bits; each piece is one sort, least significant piece first (LSD radix sort).
+beside the element's number in 64 bits, and each sort moves both. Where the first bits of a key tell nearly all elements
+apart, `sort_by_prefix` sorts by these and `tied` finds the few that need more.
 """
 
 from collections.abc import Iterable
@@ -28,15 +29,12 @@ def ones(bits: int) -> np.uint64:
     return np.uint64((1 << bits) - 1)
 
 
-def pack_and_sort(values: NDArray[np.uint64], bits: int) -> NDArray[np.int64]:
-    """Stable argsort of values below 2^bits, in place of which the array's memory is used up.
+def sort_by_prefix(values: NDArray[np.uint64], bits: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Stable argsort of values below 2^bits, and the sorted values; both shape (n,).
 
     Args:
-        values: shape (n,), overwritten.
+        values: shape (n,); used up (its memory holds the order).
         bits: with the bits of n at most 64.
-
-    Returns:
-        int64 positions, shape (n,), in the memory of `values`.
     """
     row_bits = number_bits(len(values))
     assert bits + row_bits <= 64
@@ -44,13 +42,30 @@ def pack_and_sort(values: NDArray[np.uint64], bits: int) -> NDArray[np.int64]:
         values[part] <<= np.uint64(row_bits)
         values[part] |= np.arange(part.start, part.stop, dtype=np.uint64)
     values.sort()
+    ordered = np.empty_like(values)
     for part in chunks(len(values)):
+        np.right_shift(values[part], np.uint64(row_bits), out=ordered[part])
         values[part] &= ones(row_bits)
-    return values.view(np.int64)
+    return values.view(np.int64), ordered
+
+
+def tied(ordered: NDArray[np.uint64], more_than: int = 1) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Positions in sorted values that lie in runs of more than `more_than` equal ones, and the number of their run."""
+    edges = [
+        part.start + 1 + np.flatnonzero(ordered[part] != ordered[part.start + 1 : part.stop + 1])
+        for part in chunks(len(ordered) - 1)
+    ]
+    starts = np.concatenate([np.zeros(1, np.int64), *edges, np.full(1, len(ordered))])
+    lengths = np.diff(starts)
+    long = lengths > more_than
+    starts, lengths = starts[:-1][long], lengths[long]
+    runs = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
+    inside = np.arange(len(runs)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(starts, lengths) + inside, runs
 
 
 def stable_argsort(keys: Iterable[tuple[NDArray[np.uint64], int]], size: int) -> NDArray[np.int64]:
-    """Stable argsort by several keys, the least significant first, as `np.lexsort` takes them.
+    """Stable argsort by several keys, the least significant first, as `np.lexsort` takes them (LSD radix sort).
 
     Args:
         keys: (values, bits) pairs: uint64 values below 2^bits, shape (size,); read one at a time, left as they are.
@@ -68,6 +83,6 @@ def stable_argsort(keys: Iterable[tuple[NDArray[np.uint64], int]], size: int) ->
             for part in chunks(size):
                 source = values[part] if order is None else values[order[part]]
                 piece[part] = (source >> np.uint64(shift)) & ones(taken)
-            positions = pack_and_sort(piece, taken)
+            positions, _ = sort_by_prefix(piece, taken)
             order = positions if order is None else order[positions]
     return np.arange(size) if order is None else order
