@@ -212,6 +212,11 @@ def _text_key(text: _Text, rows: slice | Rows, places: list[_Place]) -> NDArray[
     return key
 
 
+def _buckets(hashes: NDArray[np.uint64], bits: int) -> Rows:
+    """The first bits of hashes."""
+    return (hashes >> np.uint64(64 - bits)).view(np.int64) if bits else np.zeros(len(hashes), np.int64)
+
+
 @dataclass(frozen=True)
 class IdTable:
     """Ids in row order, and a hash table over them.
@@ -239,8 +244,13 @@ class IdTable:
         slots.sort()
         cls._refuse_duplicates(ids, slots, row_bits)
         bucket_bits = max(0, row_bits - 2)
-        buckets = np.arange(1 << bucket_bits, dtype=np.uint64) << np.uint64(64 - bucket_bits if bucket_bits else 0)
-        starts = np.append(np.searchsorted(slots, buckets), len(ids)).astype(np.uint32)
+        starts = np.zeros((1 << bucket_bits) + 1, np.uint32)
+        for part in chunks(len(slots)):
+            bucket = _buckets(slots[part], bucket_bits)
+            first = int(bucket[0])
+            counts = np.bincount(bucket - first)
+            starts[1 + first : 1 + first + len(counts)] += counts.astype(np.uint32)
+        np.cumsum(starts, dtype=np.uint32, out=starts)
         return cls(ids, slots, starts)
 
     @staticmethod
@@ -292,10 +302,9 @@ class IdTable:
     def _find(self, wanted: pa.Array, part: slice) -> Rows:
         row_bits = number_bits(len(self.ids))
         hashes = hash_ids(wanted, part)
-        bucket_bits = number_bits(len(self.starts) - 1) if len(self.starts) > 2 else 0
-        bucket = hashes >> np.uint64(64 - bucket_bits) if bucket_bits else np.zeros_like(hashes)
+        bucket = _buckets(hashes, (len(self.starts) - 1).bit_length() - 1)
         hashes &= ~ones(row_bits)
-        slot, stop = (self.starts[bucket + np.uint64(end)].astype(np.int64) for end in (0, 1))
+        slot, stop = self.starts[bucket].astype(np.int64), self.starts[bucket + 1].astype(np.int64)
         found = np.full(len(hashes), -1, np.int64)
         asking = np.flatnonzero(slot < stop)
         while len(asking):

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from spacetime_gr.index.geometry import FIXED_POINT, Floats
+from spacetime_gr.index.geometry import FIXED_POINT, Floats, to_fixed
 from spacetime_gr.index.ids import as_ids
 from spacetime_gr.index.schemes import Scheme
 from spacetime_gr.index.sorting import chunks
@@ -100,8 +100,8 @@ def read_places(
         for part in chunks(batch.num_rows):
             there = slice(start + part.start, start + part.stop)
             taken.keys[there] = scheme.keys(latitude[part], longitude[part])
-            taken.latitude[there] = np.rint(latitude[part] * FIXED_POINT)
-            taken.longitude[there] = np.rint(longitude[part] * FIXED_POINT)
+            taken.latitude[there] = to_fixed(latitude[part])
+            taken.longitude[there] = to_fixed(longitude[part])
         taken.visits[rows] = visits
         if "category" in batch.column_names:
             taken.category[rows] = categories.numbers(batch["category"])
@@ -122,6 +122,8 @@ def read_places(
         for name in ("keys", "latitude", "longitude", "visits", "category"):
             setattr(taken, name, getattr(taken, name)[good])
     categories.sort_new(taken)
+    # What the batches took would else be kept by Arrow's allocator: more than a gigabyte at 100 M places.
+    pa.default_memory_pool().release_unused()
     return taken
 
 

@@ -20,6 +20,7 @@ from spacetime_gr.index.sorting import chunks, number_bits, ones
 
 DEFAULT_MAX_POIS = 512
 DEFAULT_SPARE_BLOCKS = 0.1
+GATHER_CHUNK = 1 << 16  # actions encoded at a time: enough look-ups in flight, few temporaries
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,6 @@ class POIIndex:
         cls, scheme: Scheme, places: Intake, max_pois_per_block: int | None, spare_blocks: float
     ) -> "POIIndex":
         size = len(places.ids)
-        ids = IdTable.build(places.ids)
         # Places are numbered by their ids while they are sorted: ties fall by id whatever the order of the rows.
         row_of = id_order(places.ids)
         order, sorted_keys = sort_by_key(scheme, places.keys[row_of], max_pois_per_block)
@@ -121,6 +121,7 @@ class POIIndex:
         position = np.empty(size, np.uint16)
         for part in chunks(size):
             position[part] = positions(places.keys[part], spans[block[part]])
+        places.keys = places.keys[:0]  # at 100 M places every column counts
         category = places.category.astype(np.min_scalar_type(-max(1, len(places.category_names))))
         centers = centers_of(block, len(sizes), places.latitude, places.longitude)
         return cls(
@@ -129,7 +130,9 @@ class POIIndex:
             num_inner=num_inner,
             block_capacity=capacity,
             category_names=places.category_names,
-            base=Places(ids, codes, places.latitude, places.longitude, category, position, places.visits),
+            base=Places(
+                IdTable.build(places.ids), codes, places.latitude, places.longitude, category, position, places.visits
+            ),
             rows_by_block=rows_by_block,
             block_starts=cells.starts,
             blocks=Blocks(cells.keys, cells.levels, centers, np.full(len(sizes), -1, np.int32)),
@@ -220,7 +223,7 @@ class POIIndex:
         kind = self.base.codes.dtype.type
         bits, mask = kind(self.inner_bits), kind(ones(self.inner_bits))
         num_missing = 0
-        for part in chunks(len(dense)):
+        for part in chunks(len(dense), GATHER_CHUNK):
             row = dense[part]
             missing = None
             if len(row) and (row.min() < 0 or row.max() >= self.num_pois):

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Rows worked on at a time where a formula has many steps: their temporaries stay in the cache.
-CHUNK = 1 << 16
+CHUNK = 1 << 14
 
 
-def chunks(size: int) -> Iterable[slice]:
-    """Slices of `CHUNK` that cover `range(size)`."""
-    return (slice(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK))
+def chunks(size: int, length: int = CHUNK) -> Iterable[slice]:
+    """Slices of `length` that cover `range(size)`."""
+    return (slice(start, min(start + length, size)) for start in range(0, size, length))
 
 
 def number_bits(size: int) -> int:
@@ -51,15 +51,14 @@ def sort_by_prefix(values: NDArray[np.uint64], bits: int) -> tuple[NDArray[np.in
 
 def tied(ordered: NDArray[np.uint64], more_than: int = 1) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """Positions in sorted values that lie in runs of more than `more_than` equal ones, and the number of their run."""
-    edges = [
-        part.start + 1 + np.flatnonzero(ordered[part] != ordered[part.start + 1 : part.stop + 1])
-        for part in chunks(len(ordered) - 1)
-    ]
-    starts = np.concatenate([np.zeros(1, np.int64), *edges, np.full(1, len(ordered))])
-    lengths = np.diff(starts)
-    long = lengths > more_than
-    starts, lengths = starts[:-1][long], lengths[long]
-    runs = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
+    hits = [np.empty(0, np.uint64)]
+    for part in chunks(len(ordered) - more_than):
+        here = ordered[part]
+        hits.append(here[here == ordered[part.start + more_than : part.stop + more_than]])
+    values = np.unique(np.concatenate(hits))
+    starts, stops = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    lengths = stops - starts
+    runs = np.repeat(np.arange(len(values), dtype=np.uint64), lengths)
     inside = np.arange(len(runs)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return np.repeat(starts, lengths) + inside, runs
 
