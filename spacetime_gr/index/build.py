@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from spacetime_gr.index.geometry import to_degrees
 from spacetime_gr.index.schemes import Keys, Levels, Scheme
-from spacetime_gr.index.sorting import chunks, number_bits, ones, sort_by_prefix, stable_argsort, tied
+from spacetime_gr.index.sorting import argsort, chunks, number_bits, ones, sort_by_prefix, stable_argsort, tied
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,11 @@ def order_inside(block: NDArray[np.integer], num_blocks: int, visits: NDArray[np
     for part in chunks(len(block)):
         fewer = cap - np.minimum(visits[part].astype(np.uint64), cap)
         packed[part] = (block[part].astype(np.uint64) << np.uint64(visit_bits)) | fewer
-    order, ordered = sort_by_prefix(packed, block_bits + visit_bits)
+    order = argsort(packed, block_bits + visit_bits)
     if int(cap) < most:
-        capped = np.flatnonzero(ordered & ones(visit_bits) == 0)
+        capped = np.concatenate(
+            [part.start + np.flatnonzero(visits[order[part]] >= cap) for part in chunks(len(order))]
+        )
         head = order[capped]
         order[capped] = head[np.lexsort((head, -visits[head].astype(np.int64), block[head]))]
     return order

@@ -36,17 +36,27 @@ def sort_by_prefix(values: NDArray[np.uint64], bits: int) -> tuple[NDArray[np.in
         values: shape (n,); used up (its memory holds the order).
         bits: with the bits of n at most 64.
     """
+    row_bits = _pack_and_sort(values, bits)
+    ordered = values >> np.uint64(row_bits)
+    values &= ones(row_bits)
+    return values.view(np.int64), ordered
+
+
+def argsort(values: NDArray[np.uint64], bits: int) -> NDArray[np.int64]:
+    """As `sort_by_prefix`, the order only."""
+    values &= ones(_pack_and_sort(values, bits))
+    return values.view(np.int64)
+
+
+def _pack_and_sort(values: NDArray[np.uint64], bits: int) -> int:
+    """Put each value's number below it and sort, in place; returns the bits that the numbers take."""
     row_bits = number_bits(len(values))
     assert bits + row_bits <= 64
     for part in chunks(len(values)):
         values[part] <<= np.uint64(row_bits)
         values[part] |= np.arange(part.start, part.stop, dtype=np.uint64)
     values.sort()
-    ordered = np.empty_like(values)
-    for part in chunks(len(values)):
-        np.right_shift(values[part], np.uint64(row_bits), out=ordered[part])
-        values[part] &= ones(row_bits)
-    return values.view(np.int64), ordered
+    return row_bits
 
 
 def tied(ordered: NDArray[np.uint64], more_than: int = 1) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
@@ -82,6 +92,6 @@ def stable_argsort(keys: Iterable[tuple[NDArray[np.uint64], int]], size: int) ->
             for part in chunks(size):
                 source = values[part] if order is None else values[order[part]]
                 piece[part] = (source >> np.uint64(shift)) & ones(taken)
-            positions, _ = sort_by_prefix(piece, taken)
+            positions = argsort(piece, taken)
             order = positions if order is None else order[positions]
     return np.arange(size) if order is None else order
