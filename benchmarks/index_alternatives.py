@@ -116,18 +116,19 @@ def country(out: Path, seed: int) -> None:
     pq.write_table(pa.concat_tables(pois), out / "pois.parquet")
 
 
-def grid_of_size(pois: pa.Table, vocabulary: int) -> POIIndex:
-    """The grid without a bound whose blocks and inner ids come nearest to a number of tokens: bisection of the side."""
+def grid_of_size(pois: pa.Table, bound: int, num_blocks: int) -> POIIndex:
+    """The grid with the same bound whose number of blocks comes nearest to a given one: bisection of the side.
+
+    (Without a bound no grid of New York has as few tokens: 1.6 km squares need 495 + 374, larger ones more inner ids.)
+    """
     smallest, largest = 0.05, 50.0
     best: POIIndex | None = None
     for _ in range(30):
         side = (smallest * largest) ** 0.5
-        index = POIIndex.build(pois, scheme="grid", cell_km=side)
-        tokens = index.num_blocks + index.num_inner
-        if best is None or abs(tokens - vocabulary) < abs(best.num_blocks + best.num_inner - vocabulary):
+        index = POIIndex.build(pois, scheme="grid", cell_km=side, max_pois_per_block=bound)
+        if best is None or abs(index.num_blocks - num_blocks) < abs(best.num_blocks - num_blocks):
             best = index
-        # Small squares: many blocks. (Very large ones: many inner ids; the search stays on the side of many blocks.)
-        smallest, largest = (side, largest) if tokens > vocabulary else (smallest, side)
+        smallest, largest = (side, largest) if index.num_blocks > num_blocks else (smallest, side)
     assert best is not None
     return best
 
@@ -159,7 +160,7 @@ def variants(data: Path, out: Path, bound: int, seed: int) -> None:
     quadtree = POIIndex.build(pois, max_pois_per_block=bound)
     indexes: dict[str, Any] = {
         "quadtree": quadtree,
-        "grid": grid_of_size(pois, quadtree.num_blocks + quadtree.num_inner),
+        "grid": grid_of_size(pois, bound, quadtree.num_blocks),
         "random": scattered(pois, bound, seed),
     }
     for name, index in indexes.items():
