@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from spacetime_gr.index.columns import BLOCK_COLUMNS, PLACE_COLUMNS, Blocks, Places
-from spacetime_gr.index.ids import IdTable
+from spacetime_gr.index.ids import IdTable, as_ids
 from spacetime_gr.index.schemes import make_scheme
 
 if TYPE_CHECKING:
@@ -196,8 +196,7 @@ def _checksum(description: dict[str, Any]) -> str:
 def _places(folder: Path) -> Places:
     try:
         with pa.memory_map(str(folder / "ids.arrow")) as source:
-            column = pa.ipc.open_file(source).read_all()["poi_id"]
-            ids = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # the latter copies
+            ids = as_ids(pa.ipc.open_file(source).read_all()["poi_id"])
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"{folder / 'ids.arrow'} is missing or damaged ({error}); copy it anew") from error
     table = IdTable(ids, _array(folder, "id_slots"), _array(folder, "id_starts"))

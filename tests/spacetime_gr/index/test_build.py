@@ -1,6 +1,5 @@
 """Blocks and inner ids against a plain recursive quadtree and Python's own sorting."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,27 +34,47 @@ def oracle(keys: list[int], bound: int, level: int = 0, first: int = 0) -> list[
     ]
 
 
+def sorted_and_split(
+    scheme: Quadtree | Grid, seed: int, size: int, bound: int | None, bits: int
+) -> tuple[Cells, list[int]]:
+    """Cells of clustered places where at least `bits` bits are taken by their numbers, and all their keys in order."""
+    keys = scheme.keys(*clustered(np.random.default_rng(seed), size))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "number_bits", lambda size: max(bits, sorting.number_bits(size)))
+        order, sorted_keys = sort_by_key(scheme, keys.copy(), bound)
+    cells = split(scheme, sorted_keys, whole_map(scheme, sorted_keys), bound)
+    # Places of a block are those whose keys its cell holds.
+    spans = scheme.span_bits(cells.levels)
+    of_place = np.repeat(np.arange(len(cells.levels)), np.diff(cells.starts))
+    np.testing.assert_array_equal(keys[order] >> spans[of_place], (cells.keys >> spans)[of_place])
+    assert sorted(order.tolist()) == list(range(size))
+    return cells, sorted(keys.tolist())
+
+
 @settings(max_examples=60, deadline=None)
-@given(seed=SEEDS, size=st.integers(1, 120), bound=st.integers(1, 9))
-@example(seed=0, size=1, bound=1)
-@example(seed=0, size=2, bound=1)
-def test_split_makes_the_blocks_of_a_recursive_quadtree(seed: int, size: int, bound: int) -> None:
-    scheme = Quadtree()
-    _, keys = sort_by_key(scheme, scheme.keys(*clustered(np.random.default_rng(seed), size)))
-    cells = split(scheme, keys, whole_map(scheme, keys), bound)
+@given(seed=SEEDS, size=st.integers(1, 120), bound=st.integers(1, 9), bits=st.integers(1, 50))
+@example(seed=0, size=1, bound=1, bits=1)
+@example(seed=0, size=2, bound=1, bits=30)
+def test_split_makes_the_blocks_of_a_recursive_quadtree(seed: int, size: int, bound: int, bits: int) -> None:
+    """Also where so many places leave room for the first bits of the keys only."""
+    cells, keys = sorted_and_split(Quadtree(), seed, size, bound, bits)
     found = list(zip(cells.levels.tolist(), cells.keys.tolist(), np.diff(cells.starts).tolist(), strict=True))
-    assert found == oracle(keys.tolist(), bound)
+    assert found == oracle(keys, bound)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    seed=SEEDS, size=st.integers(1, 120), bound=st.one_of(st.none(), st.integers(1, 9)), cell_km=st.floats(0.05, 5000)
+    seed=SEEDS,
+    size=st.integers(1, 120),
+    bound=st.one_of(st.none(), st.integers(1, 9)),
+    cell_km=st.floats(0.05, 5000),
+    bits=st.integers(1, 50),
 )
-def test_split_makes_squares_cut_at_the_bound(seed: int, size: int, bound: int | None, cell_km: float) -> None:
-    scheme = Grid(cell_km)
-    _, keys = sort_by_key(scheme, scheme.keys(*clustered(np.random.default_rng(seed), size)))
-    cells = split(scheme, keys, whole_map(scheme, keys), bound)
-    squares, counts = np.unique(keys >> np.uint64(16), return_counts=True)
+def test_split_makes_squares_cut_at_the_bound(
+    seed: int, size: int, bound: int | None, cell_km: float, bits: int
+) -> None:
+    cells, keys = sorted_and_split(Grid(cell_km), seed, size, bound, bits)
+    squares, counts = np.unique(np.array(keys, np.uint64) >> np.uint64(16), return_counts=True)
     expected = [
         (int(square) << 16, min(left, bound or left))
         for square, count in zip(squares, counts.tolist(), strict=True)
@@ -118,7 +137,7 @@ def test_many_chunks_are_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     pois = table(*clustered(rng, 500), train_visits=rng.integers(0, 9, 500))
     expected = {scheme: POIIndex.build(pois, scheme=scheme, max_pois_per_block=7) for scheme in ("quadtree", "grid")}
-    monkeypatch.setattr(sorting, "CHUNK", 13)
+    monkeypatch.setattr(sorting.chunks, "__defaults__", (13,))
     for scheme, index in expected.items():
         other = POIIndex.build(pois, scheme=scheme, max_pois_per_block=7)
         np.testing.assert_array_equal(other.base.codes, index.base.codes)
@@ -136,20 +155,13 @@ def test_many_chunks_are_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     most=st.sampled_from([0, 1, 3, 1000, 2**32 - 1]),
 )
 def test_visits_above_the_cap_are_ordered_too(seed: int, sizes: list[int], spare: int, most: int) -> None:
-    """Place numbers that leave few bits for the visits: at 100 M places they do not all fit."""
+    """Numbers of blocks and places that leave few bits for the visits: at 100 M places they do not all fit."""
     rng = np.random.default_rng(seed)
-    total = sum(sizes)
-    size = 1 << (64 - build.number_bits(len(sizes)) - spare)
-    visits = rng.choice(np.array([0, 1, most // 2, most, most], np.uint32), total)
-    order = rng.permutation(total)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    cells = Cells(starts, np.zeros(len(sizes), np.uint64), np.zeros(len(sizes), np.int8))
-    expected = [
-        number
-        for start, stop in pairwise(starts)
-        for number in sorted(order[start:stop].tolist(), key=lambda number: (-int(visits[number]), number))
-    ]
-    assert order_inside(cells, order, visits, size).tolist() == expected
+    block = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    visits = rng.choice(np.array([0, 1, most // 2, most, most], np.uint32), len(block))
+    num_blocks = 1 << (64 - sorting.number_bits(len(block)) - spare)
+    expected = sorted(range(len(block)), key=lambda place: (block[place], -int(visits[place]), place))
+    assert order_inside(block, num_blocks, visits).tolist() == expected
 
 
 def test_identical_coordinates_are_cut_by_id() -> None:

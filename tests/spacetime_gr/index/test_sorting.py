@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from spacetime_gr.index import sorting
-from spacetime_gr.index.sorting import chunks, number_bits, ones, pack_and_sort, stable_argsort
+from spacetime_gr.index.sorting import chunks, number_bits, ones, sort_by_prefix, stable_argsort, tied
 
 
 @given(data=st.data(), size=st.integers(0, 300), widths=st.lists(st.integers(1, 64), max_size=4))
@@ -35,7 +35,7 @@ def test_small_arrays(size: int, bits: int) -> None:
 
 
 def test_keys_may_come_from_a_generator_and_span_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sorting, "CHUNK", 7)
+    monkeypatch.setattr(sorting.chunks, "__defaults__", (7,))
     rng = np.random.default_rng(0)
     low, high = (
         rng.integers(0, 3, 100, dtype=np.uint64),
@@ -46,11 +46,22 @@ def test_keys_may_come_from_a_generator_and_span_several_chunks(monkeypatch: pyt
 
 
 @given(values=hnp.arrays(np.uint64, st.integers(0, 200), elements=st.integers(0, 15)))
-def test_pack_and_sort_uses_the_memory_it_is_given(values: np.ndarray) -> None:
-    expected = np.argsort(values, kind="stable")
-    order = pack_and_sort(values, 4)
+def test_sort_by_prefix_gives_order_and_values(values: np.ndarray) -> None:
+    """In the memory that it is given."""
+    expected, expected_values = np.argsort(values, kind="stable"), np.sort(values)
+    order, ordered = sort_by_prefix(values, 4)
     np.testing.assert_array_equal(order, expected)
+    np.testing.assert_array_equal(ordered, expected_values)
     assert np.shares_memory(order, values) or not len(values)
+
+
+@given(values=st.lists(st.integers(0, 12), max_size=60), more_than=st.integers(1, 70))
+def test_tied_finds_the_runs(values: list[int], more_than: int) -> None:
+    values.sort()
+    long = [value for value in sorted(set(values)) if values.count(value) > more_than]
+    positions, runs = tied(np.array(values, np.uint64), more_than)
+    assert positions.tolist() == [place for place, value in enumerate(values) if value in long]
+    assert runs.tolist() == [long.index(value) for value in values if value in long]
 
 
 @given(st.integers(0, 1 << 40))
