@@ -102,7 +102,8 @@ def sort_by_key(scheme: Scheme, keys: Keys, max_pois: int | None) -> tuple[NDArr
     places share the first ones: nowhere else does a block end between them.
     """
     room = 64 - number_bits(len(keys))
-    dropped = np.uint64(max(0, scheme.key_bits - room))
+    # Whole levels of the quadtree (two bits each): half of one would tell children apart, but not name their tiles.
+    dropped = np.uint64(-(-max(0, scheme.key_bits - room) // 2) * 2)
     order, ordered = sort_by_prefix(keys >> dropped, scheme.key_bits - int(dropped))
     if dropped:
         # Squares of a very fine grid are not told apart by the first bits.

@@ -83,6 +83,17 @@ def test_split_makes_squares_cut_at_the_bound(
     assert list(zip(cells.keys.tolist(), np.diff(cells.starts).tolist(), strict=True)) == expected
 
 
+def test_places_lie_in_their_blocks_whatever_their_number() -> None:
+    """6 000 places leave an odd number of bits for the keys: the last level that these reach must be whole."""
+    rng = np.random.default_rng(0)
+    latitude, longitude = 40 + rng.normal(0, 1e-4, 6000), 20 + rng.normal(0, 1e-4, 6000)
+    index = POIIndex.build(table(latitude, longitude), max_pois_per_block=2)
+    blocks, _ = index.encode(np.arange(6000), rows=True)
+    spans = index.scheme.span_bits(index.blocks.levels[blocks])
+    keys = index.scheme.keys(latitude, longitude)
+    np.testing.assert_array_equal(keys >> spans, index.blocks.keys[blocks] >> spans)
+
+
 def check_against_the_definition(index: POIIndex, pois: pa.Table, bound: int | None) -> None:
     """Pairs are unique and bounded; inner ids fall with visits, then id; positions are those of the keys."""
     ids, visits = pois["poi_id"].to_pylist(), pois["train_visits"].to_pylist()
