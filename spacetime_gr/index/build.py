@@ -106,9 +106,9 @@ def sort_by_key(scheme: Scheme, keys: Keys, max_pois: int | None) -> tuple[NDArr
     dropped = np.uint64(-(-max(0, scheme.key_bits - room) // 2) * 2)
     order, ordered = sort_by_prefix(keys >> dropped, scheme.key_bits - int(dropped))
     if dropped:
-        # Squares of a very fine grid are not told apart by the first bits.
+        # Squares of a very fine grid are not told apart by the first bits: all places need the others.
         enough = scheme.max_level > 0 or dropped <= scheme.span_bits(np.zeros(1, np.int8))[0]
-        positions, runs = tied(ordered, max_pois or len(keys) if enough else 1)
+        positions, runs = tied(ordered, (max_pois or len(keys)) if enough else 0)
         ordered <<= dropped
         if len(positions):
             low = (keys[order[positions]] & ones(int(dropped)), int(dropped))
