@@ -187,10 +187,12 @@ def _check(ids: pa.Array, latitude: Floats, longitude: Floats, visits: Floats) -
     # Nearly every batch is good, which the extremes tell at once (NaN fails every comparison).
     size = len(ids)
     within = ((latitude, -90, 90), (longitude, -180, 180), (visits, 0, MAX_VISITS))
+    if not size:
+        return np.zeros(0, np.uint8)
     if not ids.null_count and all(least <= min(v.min(), v.max()) and v.max() <= most for v, least, most in within):
         return np.zeros(size, np.uint8)
     no_id = ids.is_null().to_numpy(zero_copy_only=False) if ids.null_count else np.zeros(size, bool)
-    north, east = np.abs(latitude), np.abs(longitude)
+    north, east = (np.abs(axis.astype(np.float64)) for axis in (latitude, longitude))  # |-128| does not fit int8
     checks = (
         no_id,
         ~(np.isfinite(latitude) & np.isfinite(longitude)),
@@ -272,7 +274,7 @@ class _Categories:
     def numbers(self, column: pa.ChunkedArray) -> NDArray[np.int32]:
         """Numbers of a column of names, -1 for null."""
         try:
-            if not pa.types.is_dictionary(column.type):
+            if not pa.types.is_dictionary(column.type) or any(part.dictionary.null_count for part in column.chunks):
                 column = column.cast(pa.string()).dictionary_encode()
             encoded = column.unify_dictionaries().combine_chunks() if column.num_chunks != 1 else column.chunk(0)
             names = encoded.dictionary.cast(pa.string()).to_pylist()
@@ -285,7 +287,7 @@ class _Categories:
                 self.number[name] = len(self.names)
                 self.names.append(name)
             own[position] = self.number[name]
-        indices = encoded.indices.fill_null(-1) if encoded.null_count else encoded.indices
+        indices = encoded.indices.cast(pa.int32()).fill_null(-1) if encoded.null_count else encoded.indices
         return own[indices.to_numpy()]
 
     def sort_new(self, taken: Intake) -> None:

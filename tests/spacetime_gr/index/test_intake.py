@@ -199,6 +199,28 @@ def test_column_types_do_not_matter() -> None:
     assert read(make_pois().slice(13, 50)).ids.to_pylist() == make_pois()["poi_id"].to_pylist()[13:63]
 
 
+def test_coordinates_of_a_narrow_type_are_checked() -> None:
+    """The magnitude of -128 does not fit int8."""
+    coordinates = pa.array([0, -128], pa.int8())
+    taken = read(pa.table({"poi_id": ["a", "b"], "latitude": coordinates, "longitude": coordinates}), quarantine=True)
+    assert taken.rejected["row"].to_pylist() == [1]
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint8(), pa.int64()])
+def test_dictionaries_of_categories_may_hold_anything(kind: pa.DataType) -> None:
+    """Null as a name, names that no row has, names that stand twice, several dictionaries."""
+    parts = [
+        pa.DictionaryArray.from_arrays(pa.array([1, None, 0, 3], kind), ["zoo", "bar", "unused", "zoo"]),
+        pa.DictionaryArray.from_arrays(pa.array([0, 1], kind), [None, "alp"]),
+    ]
+    for chunks in (parts, parts[:1], parts[1:]):
+        column = pa.chunked_array(chunks)
+        taken = read(table([0.0] * len(column), [0.0] * len(column), category=column))
+        expected = [name for part in chunks for name in part.cast(pa.string()).to_pylist()]
+        assert taken.category_names == sorted({name for name in expected if name is not None})
+        assert [None if n < 0 else taken.category_names[n] for n in taken.category] == expected
+
+
 def test_optional_columns_may_be_absent_or_null() -> None:
     pois = make_pois().select(["poi_id", "latitude", "longitude"])
     for other in (pois, pois.append_column("train_visits", pa.nulls(120)).append_column("category", pa.nulls(120))):
