@@ -10,7 +10,15 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from spacetime_gr.index import growth, search, storage
-from spacetime_gr.index.build import centers_of, order_inside, positions_in, sort_by_key, split, whole_map
+from spacetime_gr.index.build import (
+    capacity_of,
+    centers_of,
+    order_inside,
+    positions_in,
+    sort_by_key,
+    split,
+    whole_map,
+)
 from spacetime_gr.index.columns import Blocks, Places
 from spacetime_gr.index.geometry import to_degrees
 from spacetime_gr.index.ids import IdTable, as_ids, id_order
@@ -107,7 +115,7 @@ class POIIndex:
         rows_by_block = row_of[order_inside(cells, order, places.visits[row_of], size)].astype(np.int32)
         del order, row_of
         num_inner = max_pois_per_block or int(sizes.max())
-        capacity = len(sizes) + int(np.ceil(spare_blocks * len(sizes)))
+        capacity = capacity_of(len(sizes), spare_blocks)
         inner_bits = number_bits(num_inner)
         kind = np.uint32 if number_bits(capacity) + inner_bits <= 32 else np.uint64
         codes: NDArray[np.unsignedinteger] = np.empty(size, kind)
