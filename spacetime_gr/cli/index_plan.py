@@ -100,8 +100,7 @@ def _print(plan: Plan, console: Console) -> None:
             "yes" if bound.fits else "no",
             f"{bound.fill:.0%}",
             f"{bound.single_poi_blocks:,}",
-            *(f"{bound.corner_km[name]:,.2f}" for name in ("median", "q95")),
-            f"{bound.corner_km['max']:,.0f}",
+            *(_km(bound.corner_km[name]) for name in ("median", "q95", "max")),
             style="bold" if chosen else "" if bound.fits else "dim",
         )
     console.print(table)
@@ -114,3 +113,8 @@ def _print(plan: Plan, console: Console) -> None:
         f"{chosen_bound.vocabulary - chosen_bound.block_capacity - chosen_bound.num_inner:,} others)",
         highlight=False,
     )
+
+
+def _km(distance: float) -> str:
+    """About three digits."""
+    return f"{distance:,.{2 if distance < 10 else 1 if distance < 100 else 0}f}"
