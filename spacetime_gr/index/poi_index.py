@@ -142,6 +142,12 @@ class POIIndex:
             rejected=places.rejected,
         )
 
+    def __repr__(self) -> str:
+        return (
+            f"POIIndex({self.num_pois} places, {self.num_blocks} {self.scheme.name} blocks of at most "
+            f"{self.num_inner}, folder={None if self.folder is None else str(self.folder)!r})"
+        )
+
     # ---------------------------------------------------------------- sizes
 
     @property

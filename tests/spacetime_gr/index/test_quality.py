@@ -136,3 +136,7 @@ def test_areas_of_the_sphere() -> None:
     """The whole sphere is 4 pi R²; a small box near the equator is about its sides' product."""
     areas = areas_km2(np.array([[-90.0, -180.0, 90.0, 180.0], [0.0, 0.0, 0.01, 0.01]]))
     np.testing.assert_allclose(areas, [4 * np.pi * 6371.0088**2, 1.11195**2], rtol=1e-5)
+
+
+def test_repr_is_one_line_without_arrays() -> None:
+    assert repr(small()) == "POIIndex(3 places, 2 quadtree blocks of at most 2, folder=None)"
