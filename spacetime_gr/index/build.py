@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacetime_gr.index.geometry import to_degrees
-from spacetime_gr.index.schemes import Keys, Levels, Scheme, positions
-from spacetime_gr.index.sorting import chunks, number_bits, ones, stable_argsort
+from spacetime_gr.index.schemes import Keys, Levels, Scheme
+from spacetime_gr.index.sorting import argsort, chunks, number_bits, ones, sort_by_prefix, stable_argsort, tied
 
 
 @dataclass(frozen=True)
@@ -126,62 +126,65 @@ def _cut_ranges(
     return starts[source] + piece * longest, source
 
 
-def sort_by_key(scheme: Scheme, keys: Keys) -> tuple[NDArray[np.int64], Keys]:
-    """Places in the order of their keys (ties as they stand), and the sorted keys; both shape (n,)."""
-    order = stable_argsort([(keys, scheme.key_bits)], len(keys))
-    return order, keys[order]
+def sort_by_key(scheme: Scheme, keys: Keys, max_pois: int | None) -> tuple[NDArray[np.int64], Keys]:
+    """Places in the order of their keys as far as blocks need it, ties as they stand; and the sorted keys.
+
+    The first bits of a key (at 100 M places 37: tiles of level 18) share an integer with the place's number, so that
+    one plain sort does it. The lower bits are sorted, and stand in the sorted keys, only where more than `max_pois`
+    places share the first ones: nowhere else does a block end between them.
+    """
+    room = 64 - number_bits(len(keys))
+    dropped = np.uint64(max(0, scheme.key_bits - room))
+    order, ordered = sort_by_prefix(keys >> dropped, scheme.key_bits - int(dropped))
+    if dropped:
+        # Squares of a very fine grid are not told apart by the first bits.
+        enough = scheme.max_level > 0 or dropped <= scheme.span_bits(np.zeros(1, np.int8))[0]
+        positions, runs = tied(ordered, max_pois or len(keys) if enough else 1)
+        ordered <<= dropped
+        if len(positions):
+            low = (keys[order[positions]] & ones(int(dropped)), int(dropped))
+            by_run = (runs, number_bits(int(runs[-1]) + 1))
+            order[positions] = order[positions[stable_argsort([low, by_run], len(positions))]]
+            ordered[positions] = keys[order[positions]]
+    return order, ordered
 
 
-def order_inside(cells: Cells, order: NDArray[np.int64], visits: NDArray[np.uint32], size: int) -> NDArray[np.int64]:
-    """Places block by block, inside each by falling visits, ties by their number.
+def order_inside(block: NDArray[np.integer], num_blocks: int, visits: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Numbers of the places block by block, inside each by falling visits, ties by their number; shape (n,).
 
     Args:
-        cells: blocks over the places sorted by key.
-        order: number of the place at each sorted position, shape (n,).
-        visits: of the places by number, shape (size,).
-        size: numbers run below it.
-
-    Returns:
-        Numbers, shape (n,): block b still holds positions `starts[b]` to `starts[b + 1]`.
+        block, visits: of the places, shape (n,).
     """
-    sizes = np.diff(cells.starts)
-    block_bits, place_bits = number_bits(len(sizes)), number_bits(size)
+    block_bits, place_bits = number_bits(num_blocks), number_bits(len(block))
     # Visits take the bits that are left in 64; the few places above that cap are put in order afterwards.
-    cap = np.uint64(min((1 << max(0, 64 - block_bits - place_bits)) - 1, int(visits.max(initial=0))))
+    most = int(visits.max(initial=0))
+    cap = np.uint64(min((1 << max(0, 64 - block_bits - place_bits)) - 1, most))
     visit_bits = number_bits(int(cap) + 1)
-    assert block_bits + visit_bits + place_bits <= 64, "too many places and blocks for one sort"
-    packed = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)
-    for part in chunks(len(order)):
-        fewer = cap - np.minimum(visits[order[part]].astype(np.uint64), cap)
-        packed[part] = ((packed[part] << np.uint64(visit_bits)) | fewer) << np.uint64(place_bits)
-        packed[part] |= order[part].view(np.uint64)
-    packed.sort()
-    for part in chunks(len(packed)):
-        packed[part] &= ones(place_bits)
-    result = packed.view(np.int64)
-    capped = np.flatnonzero(visits[result] >= cap)
-    if len(capped) and int(cap) < int(visits.max()):
-        block = np.searchsorted(cells.starts, capped, side="right")
-        head = result[capped]
-        result[capped] = head[np.lexsort((head, -visits[head].astype(np.int64), block))]
-    return result
+    packed = np.empty(len(block), np.uint64)
+    for part in chunks(len(block)):
+        fewer = cap - np.minimum(visits[part].astype(np.uint64), cap)
+        packed[part] = (block[part].astype(np.uint64) << np.uint64(visit_bits)) | fewer
+    order = argsort(packed, block_bits + visit_bits)
+    if int(cap) < most:
+        capped = np.concatenate(
+            [part.start + np.flatnonzero(visits[order[part]] >= cap) for part in chunks(len(order))]
+        )
+        head = order[capped]
+        order[capped] = head[np.lexsort((head, -visits[head].astype(np.int64), block[head]))]
+    return order
 
 
-def positions_in(scheme: Scheme, cells: Cells, sorted_keys: Keys) -> NDArray[np.uint16]:
-    """Where in its block each place lies, in the order of the keys; see `schemes.positions`."""
-    result = np.empty(len(sorted_keys), np.uint16)
-    for part in chunks(len(sorted_keys)):
-        block = np.searchsorted(cells.starts, np.arange(part.start, part.stop), side="right") - 1
-        result[part] = positions(sorted_keys[part], scheme.span_bits(cells.levels[block]))
-    return result
+def centers_of(block: NDArray[np.integer], num_blocks: int, *coordinates: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Mean latitude and longitude in degrees of each block's places, shape (blocks, 2).
 
-
-def centers_of(
-    starts: NDArray[np.int64], rows_by_block: NDArray[np.integer], *coordinates: NDArray[np.int32]
-) -> NDArray[np.float32]:
-    """Mean latitude and longitude in degrees of each block's places, shape (blocks, 2); coordinates as stored.
+    Args:
+        block: of each place, from 0.
+        coordinates: latitude and longitude of each place, as stored. Sums of these integers are exact in float64, so
+            that the order of the places does not matter.
 
     Blocks never straddle the antimeridian (both schemes cut there), so a plain mean of longitudes is right.
     """
-    sums = [np.add.reduceat(axis[rows_by_block], starts[:-1], dtype=np.int64) for axis in coordinates]
-    return to_degrees(np.stack(sums, axis=1) / np.diff(starts)[:, None]).astype(np.float32)
+    block = block.astype(np.int64)
+    counts = np.bincount(block, minlength=num_blocks)
+    means = [np.bincount(block, weights=axis, minlength=num_blocks) / counts for axis in coordinates]
+    return to_degrees(np.stack(means, axis=1)).astype(np.float32)

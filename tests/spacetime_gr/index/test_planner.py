@@ -128,6 +128,15 @@ def test_reads_parquet_and_leaves_bad_rows_out_on_request(tmp_path: Path) -> Non
     assert list(dict.fromkeys(stages)) == ["reading", "sorting", "splitting", "measuring"]
 
 
+def test_files_without_rows_do_no_harm(tmp_path: Path) -> None:
+    """A distributed job leaves such parts; the planner and the index read the others."""
+    pq.write_table(make_pois().slice(0, 0), tmp_path / "part-0.parquet")
+    with pytest.raises(ValueError, match="holds no usable place"):
+        plan_index(tmp_path)
+    pq.write_table(make_pois(), tmp_path / "part-1.parquet")
+    assert plan_index(tmp_path).num_pois == POIIndex.build(tmp_path).num_pois == make_pois().num_rows
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
