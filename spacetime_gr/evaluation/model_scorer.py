@@ -109,7 +109,7 @@ class ModelScorer:
         flat = instances.take(members.ravel())
         requests = {
             name: values[:, -1].reshape(members.shape)
-            for name, values in self._encode(flat, self.context_actions).items()
+            for name, values in self._encode(flat, 0).items()
         }
         length = row_tokens["input_ids"].shape[1]
         behind = (last.stop[:, None] - instances.stop[members]) * self.tokenizer.tokens_per_action
@@ -123,9 +123,13 @@ class ModelScorer:
         return scores.double().cpu().numpy()
 
     def _encode(self, instances: Instances, max_actions: int) -> dict[str, torch.Tensor]:
-        """Left-padded histories with their requests at the end."""
+        """Left-padded last `max_actions` of the histories with their requests at the end.
+
+        Histories are cut after they were encoded, as in training: the gap, the place and the inferred mode of the first
+        action that is left, and the mode of a request, follow from the actions before.
+        """
         log, target = instances.log, instances.target
-        events, offsets = instances.history(max_actions)
+        events, offsets = instances.history()
         names = ("poi_row", "action", "timestamp", "tz_offset_minutes", "user_latitude", "user_longitude", "mode")
         columns = {name: values[events] for name in names if (values := getattr(log, name)) is not None}
         columns["user_hash"] = log.user_hash[log.user[target]]
@@ -140,6 +144,7 @@ class ModelScorer:
             where=where,
             mode=None if log.mode is None else log.mode[target],
             blind=self.blind,
+            max_actions=max_actions,
             return_tensors="pt",
         )
         return dict(batch.to(self.model.device))

@@ -76,6 +76,19 @@ def test_each_target_reads_at_least_half_a_context(scorer: ModelScorer, instance
         assert len(set(group.start.tolist())) == 1
 
 
+def test_a_context_is_a_part_of_the_whole_history(scorer: ModelScorer, instances: Instances) -> None:
+    """Gap, place and mode of the first action of a context come from the action before it, as in training."""
+    chosen = instances.take(slice(30, 31))
+    assert chosen.history_lengths[0] > scorer.context_actions
+    context = scorer._encode(chosen, scorer.context_actions)
+    whole = scorer._encode(chosen, int(chosen.history_lengths[0]))
+    length = context["input_ids"].shape[1]
+    assert length == 4 * scorer.context_actions + 1
+    assert int(context["gap"][0, 0]) > 0
+    for name in context.keys() - {"position_ids"}:
+        assert torch.equal(context[name], whole[name][:, -length:]), name
+
+
 def test_no_leak_from_the_target_or_what_follows(scorer: ModelScorer, instances: Instances) -> None:
     log = instances.log
     chosen = instances.take(slice(20, 21))
