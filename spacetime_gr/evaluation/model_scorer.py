@@ -107,10 +107,7 @@ class ModelScorer:
         # Every group has `count` requests; the missing ones repeat its last and are dropped by the caller.
         members = np.stack([np.append(rows, np.full(count - len(rows), rows[-1])) for rows in groups])
         flat = instances.take(members.ravel())
-        requests = {
-            name: values[:, -1].reshape(members.shape)
-            for name, values in self._encode(flat, 0).items()
-        }
+        requests = {name: values[:, -1].reshape(members.shape) for name, values in self._encode(flat, 0).items()}
         length = row_tokens["input_ids"].shape[1]
         behind = (last.stop[:, None] - instances.stop[members]) * self.tokenizer.tokens_per_action
         after = torch.from_numpy(length - behind).to(last_requests["input_ids"].device)
