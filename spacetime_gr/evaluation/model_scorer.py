@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spacetime_gr.evaluation.instances import Instances
-from spacetime_gr.evaluation.model_files import exported_folder
+from spacetime_gr.evaluation.model_files import load_exported
 from spacetime_gr.generation.recommend import split_requests
 
 if TYPE_CHECKING:
@@ -164,20 +164,16 @@ def load_scorer(
     """
     import torch
 
-    from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
-
     torch.set_flush_denormal(True)  # probabilities near 0 would slow a CPU several times
-    exported = exported_folder(run)
-    tokenizer = SpacetimeGRTokenizer.from_pretrained(exported)
-    _check_places(tokenizer, exported, folder)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = SpacetimeGRForCausalLM.from_pretrained(exported).to(device).eval()
+    tokenizer, model = load_exported(run)
+    _check_places(tokenizer, run, folder)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return ModelScorer(
         model, tokenizer, context_actions=context_actions, batch_size=batch_size, blind=blind, explore_odds=explore_odds
     )
 
 
-def _check_places(tokenizer: SpacetimeGRTokenizer, exported: Path, folder: PreparedFolder) -> None:
+def _check_places(tokenizer: SpacetimeGRTokenizer, run: Path, folder: PreparedFolder) -> None:
     pois = folder.pois()
     if tokenizer.index.num_pois == pois.num_rows:
         rows = np.arange(pois.num_rows)
@@ -186,6 +182,6 @@ def _check_places(tokenizer: SpacetimeGRTokenizer, exported: Path, folder: Prepa
         if all(np.allclose(a, b, rtol=0, atol=_SAME_PLACE_DEGREES) for a, b in zip(ours, given, strict=True)):
             return
     raise ValueError(
-        f"the model in {exported} knows {tokenizer.index.num_pois} places, and they are not the {pois.num_rows} of "
+        f"the model in {run} knows {tokenizer.index.num_pois} places, and they are not the {pois.num_rows} of "
         f"{folder.path} in the same order; evaluate on the folder that the model was trained on"
     )
