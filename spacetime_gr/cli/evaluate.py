@@ -20,8 +20,8 @@ def evaluate(
     protocol: Annotated[
         str,
         typer.Option(
-            help="public (by the folder's source), time_split, last_per_user; or a public one by name: getnext, "
-            "lessismore, sthgcn.",
+            help="public (the rule of the folder's ready split), time_split, last_per_user; or a public one by "
+            "name: getnext, lessismore, sthgcn.",
             rich_help_panel=MEASURE,
         ),
     ] = "public",

@@ -138,7 +138,7 @@ def prepare(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace a folder prepared from other input or with other settings.",
+            help="Replace the prepared folder at OUT, whatever it was made from.",
             rich_help_panel=RUNNING,
         ),
     ] = False,
