@@ -111,7 +111,7 @@ def evaluate(
     if reuse and json_file is not None and json_file.is_file():
         result = json.loads(json_file.read_text(encoding="utf-8"))
         if result.get("asked") == asked:
-            Console(stderr=True).print(f"already evaluated: {json_file}", highlight=False)
+            Console(stderr=True).print(f"already evaluated: {json_file}", highlight=False, markup=False)
             print_report(result, Console())
             return
     ceiling = find_truth(folder, truth, protocol)

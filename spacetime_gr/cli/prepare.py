@@ -190,7 +190,9 @@ def prepare(
         )
         SpacetimeGRTokenizer(index=index, actions=actions).save_pretrained(folder / "tokenizer")
 
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar:
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), console=console
+    ) as bar:
         task = bar.add_task("starting", total=None)
         result = prepare_folder(
             source,
@@ -205,16 +207,19 @@ def prepare(
         )
         bar.update(task, description="done", total=1, completed=1)
     if result.already_prepared:
-        console.print(f"already prepared: {out}", highlight=False)
+        console.print(f"already prepared: {out}", highlight=False, markup=False)
     _report(result, console=Console(soft_wrap=True))
 
 
 def _report(result: PrepareResult, console: Console) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     manifest = result.folder.manifest
     counts = manifest["counts"]
-    table = Table("part", "users", "actions", "at unknown POIs", title=str(result.folder.path), title_justify="left")
+    table = Table(
+        "part", "users", "actions", "at unknown POIs", title=escape(str(result.folder.path)), title_justify="left"
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for name, split in counts["splits"].items():
