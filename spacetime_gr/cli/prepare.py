@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -111,7 +112,10 @@ def prepare(
     max_pois_per_block: Annotated[
         int | None,
         typer.Option(
-            help="Most POIs in a block.", show_default="512 for quadtree, no bound for grid", rich_help_panel=TOKENIZER
+            min=1,
+            help="Most POIs in a block.",
+            show_default="512 for quadtree, no bound for grid",
+            rich_help_panel=TOKENIZER,
         ),
     ] = None,
     cell_km: Annotated[float, typer.Option(help="Side of a square of the grid.", rich_help_panel=TOKENIZER)] = 5.0,
@@ -156,6 +160,8 @@ def prepare(
     from data_pipelines.prepare.users import KEY_VARIABLE, PUBLIC_DEFAULT_KEY, user_key
 
     assert engine is EngineName.DUCKDB
+    if not 0 < cell_km < math.inf:
+        raise ValueError(f"--cell-km is {cell_km:g}; expected a length above 0")
     options = PrepareOptions(
         train_fraction=train_fraction,
         validation_fraction=validation_fraction,

@@ -160,17 +160,27 @@ def load_scorer(
     """A scorer from a run directory (its `export/`) or from an exported folder.
 
     Raises:
-        ValueError: no exported model there, or its places are not those of the prepared folder.
+        ValueError: no such device, no exported model there, or its places are not those of the prepared folder.
     """
     import torch
 
     torch.set_flush_denormal(True)  # probabilities near 0 would slow a CPU several times
+    chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer, model = load_exported(run)
     _check_places(tokenizer, run, folder)
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(chosen)
     return ModelScorer(
         model, tokenizer, context_actions=context_actions, batch_size=batch_size, blind=blind, explore_odds=explore_odds
     )
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ValueError(f"--device is {name!r}, which torch cannot use here: {str(error).splitlines()[0]}") from error
 
 
 def _check_places(tokenizer: SpacetimeGRTokenizer, run: Path, folder: PreparedFolder) -> None:

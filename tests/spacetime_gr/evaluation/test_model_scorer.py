@@ -122,6 +122,13 @@ def test_other_places_are_refused(exported: Path, log: EventLog, tmp_path: Path)
         load_scorer(exported, folder, context_actions=8, batch_size=16, blind=False, device="cpu")
 
 
+def test_a_device_that_is_not_there_is_refused(exported: Path, log: EventLog, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, log, pois=make_pois(num_pois=NUM_POIS))
+    for device in ("foo", "cuda:99"):
+        with pytest.raises(ValueError, match=f"--device is '{device}', which torch cannot use here"):
+            load_scorer(exported, folder, context_actions=8, batch_size=16, blind=False, device=device)
+
+
 def test_context_has_to_fit(scorer: ModelScorer) -> None:
     with pytest.raises(ValueError, match=r"expected 1\.\.31"):
         ModelScorer(scorer.model, scorer.tokenizer, context_actions=32)
