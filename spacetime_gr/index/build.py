@@ -1,5 +1,6 @@
 """From places to blocks and inner ids. Everything works on whole arrays, level by level; nothing loops over POIs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,24 @@ class Roots:
     levels: Levels
 
 
+@dataclass(frozen=True)
+class Tiles(Roots):
+    """Cells met on the way down, those that hold POIs; `finished` ones are not split further.
+
+    `parent_sizes` counts the POIs of the cell that each was split from; a cell to begin from has `NO_PARENT`.
+    """
+
+    parent_sizes: NDArray[np.int64]
+    finished: NDArray[np.bool_]
+
+    def finished_ones(self) -> Roots:
+        """The cells that are not split further."""
+        return Roots(self.starts[self.finished], self.ends[self.finished], self.levels[self.finished])
+
+
+NO_PARENT = np.iinfo(np.int64).max  # more POIs than any bound: what has no parent stands at every bound
+
+
 def whole_map(scheme: Scheme, sorted_keys: Keys) -> Roots:
     """The world as the one tile to begin from; for the grid, its occupied squares."""
     if scheme.max_level:
@@ -51,14 +70,8 @@ def split(scheme: Scheme, sorted_keys: Keys, roots: Roots, max_pois: int | None)
     still holds too many (identical coordinates: towers, malls; for the grid any full square) is cut into several blocks
     with the same cell, in the order of the POIs.
     """
-    done: list[Roots] = []
-    starts, ends, levels = roots.starts, roots.ends, roots.levels
     longest = len(sorted_keys) if max_pois is None else max_pois
-    while len(starts):
-        finished = (ends - starts <= longest) | (levels == scheme.max_level)
-        keep = finished & (ends > starts)
-        done.append(Roots(starts[keep], ends[keep], levels[keep]))
-        starts, ends, levels = _children(scheme, sorted_keys, starts[~finished], ends[~finished], levels[~finished])
+    done = [tiles.finished_ones() for tiles in descend(scheme, sorted_keys, roots, longest)]
     starts = np.concatenate([part.starts for part in done])
     order = np.argsort(starts, kind="stable")
     starts = starts[order]
@@ -69,19 +82,38 @@ def split(scheme: Scheme, sorted_keys: Keys, roots: Roots, max_pois: int | None)
     return Cells(np.append(starts, ends[-1]), (sorted_keys[starts] >> spans) << spans, levels)
 
 
-def _children(
-    scheme: Scheme, sorted_keys: Keys, starts: NDArray[np.int64], ends: NDArray[np.int64], levels: Levels
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Levels]:
-    """The four children of tiles as ranges of sorted POIs, the empty ones too."""
-    if not len(starts):
-        return starts, ends, levels
-    spans = scheme.span_bits(levels + 1)
-    first = (sorted_keys[starts] >> (spans + np.uint64(2))) << np.uint64(2)
+def descend(scheme: Scheme, sorted_keys: Keys, roots: Roots, longest: int) -> Iterator[Tiles]:
+    """The cells that `split` meets, generation by generation: every cell with POIs whose parent holds over `longest`.
+
+    The same cells serve every larger bound m: those with at most m POIs whose parent holds more are its blocks.
+    """
+    starts, ends, levels = roots.starts, roots.ends, roots.levels
+    parent_sizes = np.full(len(starts), NO_PARENT)
+    while len(starts):
+        finished = (ends - starts <= longest) | (levels == scheme.max_level)
+        yield Tiles(starts, ends, levels, parent_sizes, finished)
+        parents = Roots(starts[~finished], ends[~finished], levels[~finished])
+        children = _children(scheme, sorted_keys, parents)
+        held = children.ends > children.starts
+        starts, ends, levels = children.starts[held], children.ends[held], children.levels[held]
+        parent_sizes = np.repeat(parents.ends - parents.starts, 4)[held]
+
+
+def _children(scheme: Scheme, sorted_keys: Keys, tiles: Roots) -> Roots:
+    """The four children of each tile, the empty ones too."""
+    levels = tiles.levels + np.int8(1)
+    spans = scheme.span_bits(levels)
+    first = (sorted_keys[tiles.starts] >> (spans + np.uint64(2))) << np.uint64(2)
     following = np.add(first[:, None], np.arange(1, 4, dtype=np.uint64), dtype=np.uint64)
     bounds = following << spans[:, None]
     inside = np.searchsorted(sorted_keys, bounds).astype(np.int64)
-    edges = np.concatenate([starts[:, None], inside, ends[:, None]], axis=1)
-    return edges[:, :-1].ravel(), edges[:, 1:].ravel(), np.repeat(levels + np.int8(1), 4)
+    edges = np.concatenate([tiles.starts[:, None], inside, tiles.ends[:, None]], axis=1)
+    return Roots(edges[:, :-1].ravel(), edges[:, 1:].ravel(), np.repeat(levels, 4))
+
+
+def capacity_of(num_blocks: int, spare_blocks: float) -> int:
+    """Block ids that are reserved for so many blocks, with the spare ones (a share of the blocks)."""
+    return num_blocks + int(np.ceil(spare_blocks * num_blocks))
 
 
 def _cut_ranges(

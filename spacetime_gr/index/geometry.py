@@ -62,6 +62,24 @@ def distance_to_boxes_km(latitude: float, longitude: float, bounds: NDArray[np.f
     return np.where((west <= longitude) & (longitude <= east), straight, best)
 
 
+def corner_distance_km(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance in km from the middle of each box to its farthest corner, shape (n,).
+
+    Args:
+        bounds: south, west, north, east in degrees, shape (n, 4).
+    """
+    south, west, north, east = bounds.T
+    middle, half = (south + north) / 2.0, (east - west) / 2.0
+    # East and west are alike; of the two latitudes the one nearer the equator is farther, except for huge boxes.
+    return np.maximum(*(haversine_km(middle, np.zeros(1), edge, half) for edge in (south, north)))
+
+
+def areas_km2(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area in km² of boxes (south, west, north, east in degrees, shape (n, 4)) on the sphere, shape (n,)."""
+    south, west, north, east = np.radians(bounds.T)
+    return EARTH_RADIUS_KM**2 * (np.sin(north) - np.sin(south)) * (east - west)
+
+
 def mercator(latitude: Floats, longitude: Floats) -> tuple[Floats, Floats]:
     """Web Mercator coordinates in [0, 1), x eastwards from the antimeridian, y southwards (float64)."""
     latitude = np.clip(np.atleast_1d(np.asarray(latitude, dtype=np.float64)), -MAX_LATITUDE, MAX_LATITUDE)

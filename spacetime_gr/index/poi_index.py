@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from spacetime_gr.index import growth, search, storage
-from spacetime_gr.index.build import centers_of, order_inside, sort_by_key, split, whole_map
+from spacetime_gr.index.build import capacity_of, centers_of, order_inside, sort_by_key, split, whole_map
 from spacetime_gr.index.columns import Blocks, Places
 from spacetime_gr.index.geometry import to_degrees
 from spacetime_gr.index.ids import IdTable, as_ids, id_order
@@ -56,6 +56,7 @@ class POIIndex:
     added: Places | None = None
     retired: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     rejected: pa.Table | None = None
+    folder: Path | None = None
     base_sums: dict[str, str] = field(default_factory=dict)  # checksums of the files that the base was loaded from
 
     # ---------------------------------------------------------------- building
@@ -118,7 +119,7 @@ class POIIndex:
         rows_by_block = row_of[order_inside(block_by_id, len(sizes), places.visits[row_of])].astype(np.int32)
         del block_by_id, row_of
         num_inner = max_pois_per_block or int(sizes.max())
-        capacity = len(sizes) + int(np.ceil(spare_blocks * len(sizes)))
+        capacity = capacity_of(len(sizes), spare_blocks)
         inner_bits = number_bits(num_inner)
         kind = np.uint32 if number_bits(capacity) + inner_bits <= 32 else np.uint64
         codes: NDArray[np.unsignedinteger] = np.empty(size, kind)
@@ -147,6 +148,12 @@ class POIIndex:
             block_starts=cells.starts,
             blocks=Blocks(cells.keys, cells.levels, centers, np.full(len(sizes), -1, np.int32)),
             rejected=places.rejected,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"POIIndex({self.num_pois} places, {self.num_blocks} {self.scheme.name} blocks of at most "
+            f"{self.num_inner}, folder={None if self.folder is None else str(self.folder)!r})"
         )
 
     # ---------------------------------------------------------------- sizes

@@ -163,6 +163,7 @@ def load(cls: type["POIIndex"], folder: Path, verify: bool) -> "POIIndex":
         blocks=Blocks(**{name: _array(top, f"block_{name}") for name in BLOCK_COLUMNS}),
         added=_places(top) if f"{grown}/codes.npy" in description["sha256"] else None,
         retired=np.empty(0, np.int64) if grown is None else _array(top, "retired"),
+        folder=folder,
         base_sums=_base_sums(description),
     )
 
