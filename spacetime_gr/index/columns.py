@@ -12,7 +12,7 @@ PLACE_COLUMNS = ("codes", "latitude", "longitude", "category", "position", "visi
 BLOCK_COLUMNS = ("keys", "levels", "centers", "parents")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Places:
     """Facts of places in row order.
 
@@ -39,7 +39,7 @@ class Places:
         return Places(ids=IdTable.build(ids), **columns)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Blocks:
     """Blocks by id: first key and level of the cell, mean coordinates of the places (degrees), parent (-1 none).
 

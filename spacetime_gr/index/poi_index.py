@@ -36,7 +36,7 @@ def _quarantine(bad_rows: str) -> bool:
     return bad_rows == "quarantine"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class POIIndex:
     """Two-level index of places. Make one with `build` or `load`; it is never changed in place.
 
