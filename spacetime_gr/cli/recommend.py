@@ -71,7 +71,7 @@ def recommend(
     from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
     from spacetime_gr.evaluation.model_files import exported_folder
     from spacetime_gr.index.geometry import haversine_km
-    from spacetime_gr.tokenization_spacetime_gr import unix_seconds
+    from spacetime_gr.tokens.histories import unix_seconds
 
     if (lat is None) != (lon is None):
         raise ValueError("--lat and --lon go together: give both, or neither to stand at the last place")
@@ -155,7 +155,7 @@ def read_history(file: Path) -> "pd.DataFrame":
     import pandas as pd
     import pyarrow as pa
 
-    from spacetime_gr.tokenization_spacetime_gr import unix_seconds
+    from spacetime_gr.tokens.histories import unix_seconds
 
     if not file.is_file():
         raise ValueError(f"--history {file}: no such file")

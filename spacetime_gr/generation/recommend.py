@@ -19,7 +19,8 @@ from spacetime_gr.index.geometry import haversine_km
 from spacetime_gr.modules.return_explore import mix_into
 from spacetime_gr.modules.token_rows import TokenRows, segments
 from spacetime_gr.modules.typed_heads import NEVER, full_precision
-from spacetime_gr.tokenization_spacetime_gr import History, SpacetimeGRTokenizer, unix_seconds
+from spacetime_gr.tokenization_spacetime_gr import SpacetimeGRTokenizer
+from spacetime_gr.tokens.histories import History, unix_seconds
 
 if TYPE_CHECKING:
     from spacetime_gr.modeling_spacetime_gr import SpacetimeGRForCausalLM
