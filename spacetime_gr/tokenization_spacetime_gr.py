@@ -12,11 +12,10 @@ import numpy as np
 from huggingface_hub import CommitInfo
 from numpy.typing import ArrayLike, NDArray
 from transformers import BatchEncoding
-from transformers.utils import to_numpy
 
 from spacetime_gr.index import POIIndex
 from spacetime_gr.tokens import storage
-from spacetime_gr.tokens.decoding import decoded
+from spacetime_gr.tokens.decoding import actions_of, rows_of
 from spacetime_gr.tokens.encoder import ActionEncoder
 from spacetime_gr.tokens.histories import Arrays, History, as_batch, flat_columns
 from spacetime_gr.tokens.padding import joined, padded
@@ -91,7 +90,7 @@ class SpacetimeGRTokenizer(ActionEncoder):
             ValueError: a history cannot be read, is not in time order, or an argument is out of range.
         """
         batch, single = as_batch(histories)
-        columns, offsets = self.columns(batch, unknown)
+        columns, offsets = flat_columns(batch, self.index, self.actions, unknown)
         tokens = self.encode_actions(columns, offsets)
         flat = {name: values.reshape(-1) for name, values in tokens.items()}
         encoded = self._batch(flat, offsets * TOKENS_PER_ACTION, max_actions, 0, self.padding_side)
@@ -254,18 +253,9 @@ class SpacetimeGRTokenizer(ActionEncoder):
         Raises:
             ValueError: a token stands where another type is due, or is no id of the vocabulary.
         """
-        if not hasattr(token_ids, "shape"):
-            token_ids = [to_numpy(row) for row in token_ids]  # type: ignore[union-attr]
-            single = all(row.ndim == 0 for row in token_ids)
-            rows = [np.array(token_ids, np.int64)] if single else token_ids
-        else:
-            array = to_numpy(token_ids)
-            single = array.ndim == 1
-            rows = [array] if single else list(array)
-        if any(row.ndim != 1 or (row.size and row.dtype.kind not in "iu") for row in rows):
-            raise ValueError("token_ids are no rows of integers; expected shape (length,) or (batch, length)")
+        rows, single = rows_of(token_ids)
         kept = [row[~np.isin(row, (PAD, BOS, EOS))].astype(np.int64) for row in rows]
-        actions = decoded(kept, self.index, self.vocabulary, self.actions)
+        actions = actions_of(kept, self.index, self.vocabulary, self.actions)
         return actions[0] if single else actions
 
     def batch_decode(self, token_ids: ArrayLike | Sequence[ArrayLike]) -> list[list[dict[str, Any]]]:

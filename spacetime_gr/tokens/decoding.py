@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers.utils import to_numpy
 
 from spacetime_gr.index import POIIndex
 from spacetime_gr.vocabulary import HOURS, HOURS_PER_WEEK, MODES, TOKENS_PER_ACTION, UNK, Vocabulary
@@ -14,7 +15,25 @@ _TYPES = ("u", "block", "inner", "action")
 _NOTHING = -1  # where the last action of a row has no such token
 
 
-def decoded(
+def rows_of(token_ids: Any) -> tuple[list[NDArray[np.int64]], bool]:
+    """Rows of token ids out of lists, arrays or tensors of any device, and whether it was one row.
+
+    Raises:
+        ValueError: these are no rows of integers.
+    """
+    if hasattr(token_ids, "shape"):
+        array = np.asarray(to_numpy(token_ids))
+        single, rows = array.ndim < 2, [array] if array.ndim < 2 else list(array)
+    else:
+        values = list(token_ids)
+        single = not values or np.ndim(to_numpy(values[0])) == 0
+        rows = [np.asarray(values)] if single else [np.asarray(to_numpy(row)) for row in values]
+    if any(row.ndim != 1 or (row.size and row.dtype.kind not in "iu") for row in rows):
+        raise ValueError("token_ids are no rows of integers; expected shape (length,) or (batch, length)")
+    return [row.astype(np.int64) for row in rows], single
+
+
+def actions_of(
     rows: Sequence[NDArray[np.int64]], index: POIIndex, vocabulary: Vocabulary, actions: Sequence[str]
 ) -> list[list[dict[str, Any]]]:
     """Actions of rows of token ids without padding; see `SpacetimeGRTokenizer.decode`.

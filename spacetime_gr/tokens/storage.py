@@ -26,6 +26,8 @@ def save(tokenizer: "SpacetimeGRTokenizer", folder: Path) -> None:
     The description comes last: a folder without it holds no tokenizer. One that says something else is removed first,
     so that it never stands beside an index that is not its own.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder to save the tokenizer in")
     description = {
         "tokenizer_class": type(tokenizer).__name__,
         "format_version": FORMAT_VERSION,
