@@ -111,7 +111,7 @@ class ActionEncoder:
             given = np.asarray(columns["user_hash"]).astype(np.uint64)
             folded = (given % np.uint64((1 << USER_HASH_BITS) - 1)).astype(np.int64) + 1
             tokens["user_hash"][:, 0] = np.repeat(np.where(given == 0, 0, folded), np.diff(offsets))
-        standing = user_blocks(index, columns, offsets)
+        standing = user_blocks(index, pairs[0], columns, offsets)
         tokens["user_block"][:, 0] = np.where(standing >= 0, standing + vocabulary.block_start, 0)
         tokens["gap"][:, 0] = gap
         tokens["category"][:, 2] = index.categories(rows) + 1

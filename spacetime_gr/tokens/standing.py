@@ -21,12 +21,16 @@ def first_actions(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     return offsets[:-1][np.diff(offsets) > 0]
 
 
-def user_blocks(index: POIIndex, columns: Columns, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+def user_blocks(
+    index: POIIndex, blocks: NDArray[np.int32], columns: Columns, offsets: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Blocks in which persons stand at each action, -1 unknown; shape (num_actions,).
 
     That of the given place, else of the previous action's place: never of the place that is to be predicted.
+
+    Args:
+        blocks: of the actions' places, -1 unknown, shape (num_actions,).
     """
-    blocks, _ = index.encode(columns["poi_row"], rows=True, unknown="mark")
     previous = np.roll(blocks, 1).astype(np.int64)
     previous[first_actions(offsets)] = -1
     if "user_latitude" not in columns:
