@@ -1,6 +1,7 @@
 """Read access to a prepared folder: the Parquet shards, the POI list and the manifest that `prepare` wrote."""
 
 import json
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import pyarrow.parquet as pq
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SPLITS = ("train", "validation", "test")
+# What readers need of the manifest, and the type of each.
+_MANIFEST_KEYS = {"protocol": str, "actions": list, "modes": list, "users_per_row_group": int, "files": list}
+_FILE_KEYS = {"split": str, "path": str, "rows": int, "row_groups": int}
 
 
 class PreparedFolder:
@@ -20,8 +24,8 @@ class PreparedFolder:
         path: the folder that `spacetime-gr prepare` wrote.
 
     Raises:
-        ValueError: if the folder does not exist, is not finished, was written by another schema version, or lacks a
-            file that its manifest lists.
+        ValueError: if the folder does not exist, is not finished, was written by another schema version, has a damaged
+            manifest, or lacks a file that its manifest lists.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,7 +44,7 @@ class PreparedFolder:
             manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
-                f"{manifest_path} is not readable JSON ({error}); run `spacetime-gr prepare` again"
+                f"{manifest_path} is not readable JSON ({error}); run `spacetime-gr prepare --overwrite`"
             ) from error
         version = manifest.get("schema_version") if isinstance(manifest, dict) else None
         if version != SCHEMA_VERSION:
@@ -48,12 +52,15 @@ class PreparedFolder:
                 f"{manifest_path} has schema_version {version}, this version reads {SCHEMA_VERSION}; "
                 "prepare the source again with this version"
             )
+        _require_keys(manifest, _MANIFEST_KEYS, str(manifest_path))
+        for number, entry in enumerate(manifest["files"]):
+            _require_keys(entry, _FILE_KEYS, f"{manifest_path}, files[{number}]")
         self.manifest: dict[str, Any] = manifest
         missing = [name for name in self._listed_files() if not (self.path / name).is_file()]
         if missing:
             raise ValueError(
                 f"{self.path} is incomplete: {len(missing)} file(s) that its manifest lists are missing, "
-                f"the first is {missing[0]}; copy the folder again or run `spacetime-gr prepare` again"
+                f"the first is {missing[0]}; copy the folder again or run `spacetime-gr prepare --overwrite`"
             )
 
     def _listed_files(self) -> list[str]:
@@ -61,6 +68,11 @@ class PreparedFolder:
 
     def __repr__(self) -> str:
         return f"PreparedFolder({str(self.path)!r})"
+
+    @property
+    def protocol(self) -> str:
+        """Format of the source, which decides the public protocol of evaluation."""
+        return str(self.manifest["protocol"])
 
     @property
     def actions(self) -> list[str]:
@@ -78,8 +90,12 @@ class PreparedFolder:
         return self.path / "tokenizer"
 
     def pois(self) -> pa.Table:
-        """The POI list in `poi_row` order, P rows: see `docs/prepare.md` for the columns."""
-        return pq.read_table(self.path / "pois.parquet")
+        """The POI list in `poi_row` order, P rows: see `docs/prepare.md` for the columns.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        return _read(pq.read_table, self.path / "pois.parquet")
 
     def _entries(self, split: str) -> list[dict[str, Any]]:
         if split not in SPLITS:
@@ -108,8 +124,8 @@ class PreparedFolder:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """Arrow schema of the shards, the same for all splits."""
-        return pq.read_schema(self.path / self.manifest["files"][0]["path"])
+        """Arrow schema of the shards, the same for all splits. Raises ValueError if the first is damaged."""
+        return _read(pq.read_schema, self.path / self.manifest["files"][0]["path"])
 
     def read(self, split: str, columns: list[str] | None = None) -> pa.Table:
         """A whole split in memory, one row per user; meant for evaluation at benchmark size.
@@ -119,7 +135,7 @@ class PreparedFolder:
             columns: names of the columns wanted; all if None.
 
         Raises:
-            ValueError: if the split or a column is unknown.
+            ValueError: if the split or a column is unknown, or a file is damaged.
         """
         names = self.schema.names
         unknown = [name for name in columns or [] if name not in names]
@@ -129,4 +145,22 @@ class PreparedFolder:
         if not files:
             wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
             return wanted.empty_table()
-        return pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
+        return pa.concat_tables([_read(pq.read_table, file, columns=columns) for file in files])
+
+
+def _require_keys(entry: Any, keys: Mapping[str, type], where: str) -> None:
+    for key, kind in keys.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
+            raise ValueError(
+                f"{where} has no {key} ({kind.__name__}): it is damaged; run `spacetime-gr prepare --overwrite`"
+            )
+
+
+def _read(reader: Callable[..., Any], file: Path, **options: Any) -> Any:
+    """What a Parquet reader makes of a file; ValueError with the file's name if it cannot be read."""
+    try:
+        return reader(file, **options)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{file} is damaged: {error}; copy it again or run `spacetime-gr prepare --overwrite`"
+        ) from error

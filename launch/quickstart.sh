@@ -77,7 +77,7 @@ case "$format" in
     spacetime-gr simulate --out "$out/city" --num-users 1000 --num-events 125000
     data="$out/city" format=simulated protocol=time_split
     ;;
-  # The public rule filters rare places and users of raw files first, which prepare does on training only: no public table.
+  # The public rule filters rare places and users of raw files first, which prepare does on training only.
   foursquare | gowalla | tables) protocol=time_split ;;
   *) protocol=public ;;
 esac

@@ -1,13 +1,26 @@
 """Configuration of Spacetime-GR models."""
 
+from numbers import Integral, Real
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from spacetime_gr.vocabulary import BOS, EOS, PAD, Vocabulary
 
 BACKBONES = ("qwen3", "llama")
 INNER_HEADS = ("fused", "tied")
+# Least value of the settings that are whole numbers; None stands for 'derived' where the default is None.
+_WHOLE = {
+    **dict.fromkeys(("num_blocks", "num_inner", "num_actions", "num_pois", "num_cells", "num_gap_buckets"), 1),
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), 1),
+    **dict.fromkeys(("num_key_value_heads", "head_dim", "max_position_embeddings", "pointer_size"), 1),
+    **dict.fromkeys(("num_categories", "num_user_buckets", "spatial_features"), 0),
+    "loss_chunk_size": 1,
+}
+_POSITIVE = ("rope_theta", "rms_norm_eps", "initializer_range")
+_SHARES = ("attention_dropout", "hidden_dropout")
+_FLAGS = ("use_cache", "tie_word_embeddings", "return_explore")
 
 
 class SpacetimeGRConfig(PreTrainedConfig):
@@ -70,8 +83,10 @@ class SpacetimeGRConfig(PreTrainedConfig):
         """Fill derived sizes and check the options.
 
         Raises:
-            ValueError: an option is unknown, or sizes do not fit each other; names the settings to change.
+            ValueError: an option is unknown, of another type or out of range, or sizes do not fit each other; names the
+                settings to change.
         """
+        self._check_values()
         if self.backbone not in BACKBONES:
             raise ValueError(f"backbone is {self.backbone!r}; expected one of {', '.join(BACKBONES)}")
         if self.inner_head not in INNER_HEADS:
@@ -97,6 +112,24 @@ class SpacetimeGRConfig(PreTrainedConfig):
         if self.vocab_size is None:
             self.vocab_size = self.vocabulary.size
         super().__post_init__(**kwargs)
+
+    def _check_values(self) -> None:
+        for name, least in _WHOLE.items():
+            value = getattr(self, name)
+            derived = value is None and getattr(type(self), name) is None
+            if not derived and (not _is_number(value, Integral) or value < least):
+                raise ValueError(f"{name} is {value!r}; expected a whole number, at least {least}")
+        for name in _POSITIVE:
+            if not _is_number(value := getattr(self, name), Real) or not value > 0:
+                raise ValueError(f"{name} is {value!r}; expected a number above 0")
+        for name in _SHARES:
+            if not _is_number(value := getattr(self, name), Real) or not 0 <= value < 1:
+                raise ValueError(f"{name} is {value!r}; expected a number from 0 to below 1")
+        for name in _FLAGS:
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name} is {value!r}; expected true or false")
+        if self.hidden_act not in (known := sorted(ACT2FN)):
+            raise ValueError(f"hidden_act is {self.hidden_act!r}; expected one of {', '.join(known)}")
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -125,6 +158,11 @@ class SpacetimeGRConfig(PreTrainedConfig):
             pad_token_id=self.pad_token_id,
             attn_implementation=self._attn_implementation,
         )
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Whether `value` is a number of a kind; True and False, numbers to Python, are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 __all__ = ["SpacetimeGRConfig"]

@@ -27,6 +27,8 @@ from spacetime_gr.modules.typed_heads import (
 )
 from spacetime_gr.tokenization_spacetime_gr import SpacetimeGRTokenizer
 
+ATTENTION = ("sdpa", "eager")  # implementations that take the mask of packed rows
+
 
 class SpacetimeGRPreTrainedModel(PreTrainedModel):
     """Shared ground of the models: configuration class, initialisation, capabilities."""
@@ -36,11 +38,18 @@ class SpacetimeGRPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    # Flash attention reads packed sequences off the positions only for a single row, so users of several rows would see
-    # each other; refused until the boundaries are handed to it.
-    _supports_flash_attn = False
     _supports_attention_backend = True
     _skip_keys_device_placement = ("past_key_values",)
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        # Flash attention, be it the package or a kernel of the hub, reads packed sequences off the positions for a
+        # single row only, so users of several rows would see each other: refused until the boundaries are handed to it.
+        if attn_implementation not in (None, *ATTENTION):
+            raise ValueError(
+                f"attn_implementation is {attn_implementation!r}, which would let the users of packed rows see each "
+                f"other; expected one of {', '.join(ATTENTION)}"
+            )
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
 
 
 class SpacetimeGRModel(SpacetimeGRPreTrainedModel):

@@ -158,8 +158,9 @@ class SpacetimeGRTokenizer(ActionEncoder):
         self, flat: Arrays, offsets: NDArray[np.int64], max_actions: int | None, extra: int, side: str
     ) -> Arrays:
         """Sequences of tokens, cut to their last `max_actions` actions (and `extra` tokens), as one padded batch."""
-        if max_actions is not None and max_actions < 1:
-            raise ValueError(f"max_actions is {max_actions}; expected at least 1, or None for whole histories")
+        least = 0 if extra else 1
+        if max_actions is not None and max_actions < least:
+            raise ValueError(f"max_actions is {max_actions}; expected at least {least}, or None for whole histories")
         starts, ends = offsets[:-1], offsets[1:]
         if max_actions is not None:
             starts = np.maximum(starts, ends - max_actions * TOKENS_PER_ACTION - extra)

@@ -62,7 +62,7 @@ def prepare_folder(
         out: the prepared folder to write.
         options: settings; the defaults if None.
         key: key of the user hash; None takes `user_key()`.
-        overwrite: replace a prepared folder that was made from other input or with other settings.
+        overwrite: replace a prepared folder, whatever it was made from and in whatever state it is.
         finish: called with the unpublished folder, complete but for its manifest, and the names of the action types, to
             add to the folder (the tokenizer).
         finish_settings: what decides the result of `finish`; part of the fingerprint of the settings.
@@ -78,15 +78,15 @@ def prepare_folder(
     key = user_key() if key is None else key
     progress("fingerprinting the input")
     identity = _identity(format, origin, options, key, finish_settings or {})
-    present = _present(out)
-    if present is not None:
-        if present.manifest["fingerprints"] == identity["fingerprints"]:
+    _refuse_foreign(out)
+    if not overwrite and (out / MANIFEST_NAME).is_file():
+        present = PreparedFolder(out)
+        if present.manifest.get("fingerprints") == identity["fingerprints"]:
             return PrepareResult(present, already_prepared=True)
-        if not overwrite:
-            raise ValueError(
-                f"{out} was prepared from other input or with other settings; choose another --out, "
-                "or replace it with --overwrite"
-            )
+        raise ValueError(
+            f"{out} was prepared from other input or with other settings; choose another --out, "
+            "or replace it with --overwrite"
+        )
     with _unpublished(out) as folder:
         content = _content(reader_of, origin, folder, key, options, progress)
         for file in origin.extra:
@@ -117,17 +117,11 @@ def _identity(
     }
 
 
-def _present(out: Path) -> PreparedFolder | None:
-    """The finished prepared folder at `out`, None if there is nothing.
-
-    Raises:
-        ValueError: if something else is there.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    if not (out / MANIFEST_NAME).is_file():
+def _refuse_foreign(out: Path) -> None:
+    """Raise if what lies at `out` is neither a prepared folder nor nothing: it is not prepare's to replace."""
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not empty and not (out / MANIFEST_NAME).is_file():
         raise ValueError(f"{out} exists and is not a prepared folder; choose another --out or move it away")
-    return PreparedFolder(out)
 
 
 def _content(

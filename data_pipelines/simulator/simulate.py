@@ -43,9 +43,11 @@ def simulate(
     folder without it is unfinished.
 
     Raises:
-        ValueError: `out` already holds a city of other settings and `overwrite` is off.
+        ValueError: `out` is a file, or already holds a city of other settings and `overwrite` is off.
     """
     folder = Path(out)
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; choose a folder for the city")
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "truth.json"
     same = done.exists() and _settings_in(done) == dataclasses.asdict(settings)

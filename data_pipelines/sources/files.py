@@ -41,5 +41,5 @@ def require_columns(file: Path, found: Sequence[str], wanted: Sequence[str]) -> 
     if missing:
         raise ValueError(
             f"{file} lacks the column(s) {', '.join(missing)}; it has {', '.join(found)}. "
-            "Rename its columns or choose another --format"
+            "Rename its columns, or see whether it is of another format"
         )

@@ -75,7 +75,7 @@ def read(origin: Origin, reader: Reader) -> RawSource:
     events = union(
         [
             reader.table(
-                file, origin.name(file), _columns(file, _EVENT_NAMES, required + ([] if origin.pois else located))
+                file, origin.name(file), columns_of(file, _EVENT_NAMES, required + ([] if origin.pois else located))
             )
             for file in origin.events
         ]
@@ -84,7 +84,7 @@ def read(origin: Origin, reader: Reader) -> RawSource:
     if origin.pois:
         pois = union(
             [
-                reader.table(file, origin.name(file), _columns(file, _POI_NAMES, ["poi_id", *located]))
+                reader.table(file, origin.name(file), columns_of(file, _POI_NAMES, ["poi_id", *located]))
                 for file in origin.pois
             ]
         )
@@ -117,7 +117,17 @@ def _tables(folder: Path, stem: str) -> tuple[Path, ...]:
     return files
 
 
-def _columns(file: Path, names: Mapping[str, Sequence[str]], required: Sequence[str]) -> dict[str, str]:
+def columns_of(file: Path, names: Mapping[str, Sequence[str]], required: Sequence[str]) -> dict[str, str]:
+    """Which column of a file is which: canonical name -> name in the file.
+
+    Args:
+        file: CSV, TSV, JSON lines or Parquet.
+        names: canonical name -> names under which it is accepted.
+        required: canonical names that must be there.
+
+    Raises:
+        ValueError: a required column is missing, or the file cannot be read.
+    """
     found = column_names(file)
     if found is None:  # JSON lines: a field that is not there is null
         return {canonical: accepted[0] for canonical, accepted in names.items()}

@@ -17,7 +17,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def as_settings(cls: type[T], values: T | Mapping[str, Any] | None, what: str) -> T:
     """Settings of type `cls` from settings, a mapping, or None (the defaults).
 
-    Lists become tuples, as YAML and JSON have no other. Raises ValueError for an unknown key, naming the nearest one.
+    Lists become tuples, as YAML and JSON have no other. Raises ValueError for an unknown key, naming the nearest one,
+    and for a value of a wrong type.
     """
     if values is None:
         return cls()
@@ -29,7 +30,11 @@ def as_settings(cls: type[T], values: T | Mapping[str, Any] | None, what: str) -
     for key in values:
         if key not in known:
             raise ValueError(f"unknown setting {what}.{key}{nearest(str(key), known)}; known are {', '.join(known)}")
-    return cls(**{key: _frozen(value) for key, value in values.items()})
+    try:
+        return cls(**{key: _frozen(value) for key, value in values.items()})
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in values.items())
+        raise ValueError(f"a setting of {what} has a wrong type: {error}; got {given}") from error
 
 
 def _frozen(value: Any) -> Any:

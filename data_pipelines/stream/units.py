@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from datasets import IterableDataset
 
 from data_pipelines.prepared import PreparedFolder
@@ -44,7 +43,7 @@ class Units:
         self._paths = list(self._num_groups)
         self._file_of_unit = np.array(files, dtype=np.int32)
         self._group_of_unit = np.array(groups, dtype=np.int32)
-        self.columns = self._find_columns(self._paths[files[0]])
+        self.columns = self._find_columns(self._paths[files[0]], folder.schema.names)
         self._open = lru_cache(maxsize=_MAX_OPEN_FILES)(self._open_file)
 
     def __len__(self) -> int:
@@ -58,7 +57,7 @@ class Units:
             shard = self._open(path).shard(num_shards=self._num_groups[path], index=group)
             table = pa.concat_tables(shard.iter(batch_size=2**31 - 1))
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"cannot read row group {group} of {path}: {error}; run prepare again") from error
+            raise ValueError(f"cannot read row group {group} of {path}: {error}; run prepare --overwrite") from error
         return to_sequences(table, self.columns, f"row group {group} of {path}")
 
     def _open_file(self, path: Path) -> IterableDataset:
@@ -71,15 +70,16 @@ class Units:
         if dataset.num_shards != self._num_groups[path]:
             raise ValueError(
                 f"{path} has {dataset.num_shards} row groups, its manifest says {self._num_groups[path]}; "
-                "the file was changed after prepare: run prepare again"
+                "the file was changed after prepare: run prepare --overwrite"
             )
         return dataset
 
-    def _find_columns(self, path: Path) -> list[str]:
-        names = pq.read_schema(path).names
+    def _find_columns(self, path: Path, names: list[str]) -> list[str]:
         for name in ("user_hash", *REQUIRED_COLUMNS):
             if name not in names:
-                raise ValueError(f"{path} lacks the column {name!r} (it has {', '.join(names)}); run prepare again")
+                raise ValueError(
+                    f"{path} lacks the column {name!r} (it has {', '.join(names)}); run prepare --overwrite"
+                )
         return [*REQUIRED_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in names)]
 
 
@@ -96,11 +96,11 @@ def to_sequences(table: pa.Table, columns: list[str], where: str) -> Sequences:
             row = int(np.flatnonzero(lengths != counts)[0])
             raise ValueError(
                 f"{where}, row {row}: column {name!r} has {counts[row]} values, {columns[0]!r} has {lengths[row]}; "
-                "all columns of a user must have one value per action: run prepare again"
+                "all columns of a user must have one value per action: run prepare --overwrite"
             )
         values = lists.flatten()
         if values.null_count and not pa.types.is_floating(values.type):
-            raise ValueError(f"{where}: column {name!r} holds {values.null_count} nulls; run prepare again")
+            raise ValueError(f"{where}: column {name!r} holds {values.null_count} nulls; run prepare --overwrite")
         flat[name] = values.to_numpy(zero_copy_only=False)
     assert lengths is not None
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -20,8 +20,8 @@ def evaluate(
     protocol: Annotated[
         str,
         typer.Option(
-            help="public (by the folder's source), time_split, last_per_user; or a public one by name: getnext, "
-            "lessismore, sthgcn.",
+            help="public (the rule of the folder's ready split), time_split, last_per_user; or a public one by "
+            "name: getnext, lessismore, sthgcn.",
             rich_help_panel=MEASURE,
         ),
     ] = "public",
@@ -100,6 +100,8 @@ def evaluate(
     )
     if reuse and json_file is None:
         raise ValueError("--reuse needs --json FILE: the file that may hold the answer already")
+    if truth is not None and not truth.is_file():
+        raise ValueError(f"--truth {truth} does not exist: expected truth.json of a simulated source")
     folder = PreparedFolder(data)
     asked = dataclasses.asdict(task) | {
         "context_actions": context_actions,
@@ -109,9 +111,14 @@ def evaluate(
         "truth": None if truth is None else fingerprint([truth]),
     }
     if reuse and json_file is not None and json_file.is_file():
-        result = json.loads(json_file.read_text(encoding="utf-8"))
-        if result.get("asked") == asked:
-            Console(stderr=True).print(f"already evaluated: {json_file}", highlight=False)
+        try:
+            result = json.loads(json_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"--json {json_file} is not readable JSON ({error}); remove it or leave --reuse out"
+            ) from error
+        if isinstance(result, dict) and result.get("asked") == asked:
+            Console(stderr=True).print(f"already evaluated: {json_file}", highlight=False, markup=False)
             print_report(result, Console())
             return
     ceiling = find_truth(folder, truth, protocol)

@@ -18,4 +18,4 @@ def export(
 
     from spacetime_gr.training.exporting import export_run
 
-    Console().print(f"exported to {export_run(run, out)}", highlight=False, soft_wrap=True)
+    Console().print(f"exported to {export_run(run, out)}", highlight=False, soft_wrap=True, markup=False)

@@ -9,6 +9,8 @@ from rich.markup import escape
 
 from spacetime_gr.cli.evaluate import evaluate
 from spacetime_gr.cli.export import export
+from spacetime_gr.cli.index_plan import index_plan
+from spacetime_gr.cli.index_report import index_report
 from spacetime_gr.cli.prepare import prepare
 from spacetime_gr.cli.recommend import recommend
 from spacetime_gr.cli.simulate import simulate
@@ -20,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-for command in (simulate, prepare, evaluate, recommend, export):
+for command in (simulate, prepare, index_plan, index_report, evaluate, recommend, export):
     app.command()(command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -111,7 +112,10 @@ def prepare(
     max_pois_per_block: Annotated[
         int | None,
         typer.Option(
-            help="Most POIs in a block.", show_default="512 for quadtree, no bound for grid", rich_help_panel=TOKENIZER
+            min=1,
+            help="Most POIs in a block.",
+            show_default="512 for quadtree, no bound for grid",
+            rich_help_panel=TOKENIZER,
         ),
     ] = None,
     cell_km: Annotated[float, typer.Option(help="Side of a square of the grid.", rich_help_panel=TOKENIZER)] = 5.0,
@@ -138,7 +142,7 @@ def prepare(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace a folder prepared from other input or with other settings.",
+            help="Replace the prepared folder at OUT, whatever it was made from.",
             rich_help_panel=RUNNING,
         ),
     ] = False,
@@ -156,6 +160,8 @@ def prepare(
     from data_pipelines.prepare.users import KEY_VARIABLE, PUBLIC_DEFAULT_KEY, user_key
 
     assert engine is EngineName.DUCKDB
+    if not 0 < cell_km < math.inf:
+        raise ValueError(f"--cell-km is {cell_km:g}; expected a length above 0")
     options = PrepareOptions(
         train_fraction=train_fraction,
         validation_fraction=validation_fraction,
@@ -190,7 +196,9 @@ def prepare(
         )
         SpacetimeGRTokenizer(index=index, actions=actions).save_pretrained(folder / "tokenizer")
 
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar:
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), console=console
+    ) as bar:
         task = bar.add_task("starting", total=None)
         result = prepare_folder(
             source,
@@ -205,16 +213,19 @@ def prepare(
         )
         bar.update(task, description="done", total=1, completed=1)
     if result.already_prepared:
-        console.print(f"already prepared: {out}", highlight=False)
+        console.print(f"already prepared: {out}", highlight=False, markup=False)
     _report(result, console=Console(soft_wrap=True))
 
 
 def _report(result: PrepareResult, console: Console) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     manifest = result.folder.manifest
     counts = manifest["counts"]
-    table = Table("part", "users", "actions", "at unknown POIs", title=str(result.folder.path), title_justify="left")
+    table = Table(
+        "part", "users", "actions", "at unknown POIs", title=escape(str(result.folder.path)), title_justify="left"
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for name, split in counts["splits"].items():

@@ -1,17 +1,12 @@
 """`spacetime-gr recommend`: a history, a time and a place in; a table of places out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 REQUEST = "Request"
 FILTERS = "Filters"
-COLUMNS = ("poi_id", "timestamp")
-OPTIONAL_COLUMNS = ("action", "tz_offset_minutes", "user_latitude", "user_longitude", "mode")
 
 
 def recommend(
@@ -19,11 +14,14 @@ def recommend(
     history: Annotated[
         Path,
         typer.Option(
-            help="One person's actions: CSV, JSONL or Parquet (.gz too) with the columns poi_id and timestamp (UTC; "
-            "ISO or unix seconds); optional action, tz_offset_minutes, user_latitude, user_longitude, mode."
+            help="One person's actions: CSV, JSONL or Parquet (.gz too) with the columns poi_id and timestamp (as "
+            "`prepare` reads them); optional action, tz_offset_minutes, user_latitude, user_longitude, mode."
         ),
     ],
-    at: Annotated[str, typer.Option(help="Time of the request, UTC: ISO or unix seconds.", rich_help_panel=REQUEST)],
+    at: Annotated[
+        str,
+        typer.Option(help="Time of the request: ISO (UTC without an offset) or unix seconds.", rich_help_panel=REQUEST),
+    ],
     lat: Annotated[
         float | None,
         typer.Option(help="Latitude of the person; default: the last place.", rich_help_panel=REQUEST),
@@ -40,8 +38,10 @@ def recommend(
             rich_help_panel=REQUEST,
         ),
     ] = None,
-    k: Annotated[int, typer.Option("--k", "-k", help="Places to return.", rich_help_panel=REQUEST)] = 10,
-    num_beams: Annotated[int, typer.Option(help="Blocks opened; all make it exact.", rich_help_panel=REQUEST)] = 50,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Places to return.", rich_help_panel=REQUEST)] = 10,
+    num_beams: Annotated[
+        int, typer.Option(min=1, help="Blocks opened; all make it exact.", rich_help_panel=REQUEST)
+    ] = 50,
     explore_odds: Annotated[
         float,
         typer.Option(
@@ -66,32 +66,36 @@ def recommend(
     import numpy as np
     import torch
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
-    from spacetime_gr.evaluation.model_files import exported_folder
+    from data_pipelines.prepare.history import parse_time, read_history
+    from spacetime_gr.evaluation.model_files import exported_folder, load_exported
     from spacetime_gr.index.geometry import haversine_km
-    from spacetime_gr.tokens.histories import unix_seconds
 
     if (lat is None) != (lon is None):
         raise ValueError("--lat and --lon go together: give both, or neither to stand at the last place")
+    if lat is not None and lon is not None and not (abs(lat) <= 90 and abs(lon) <= 180):
+        raise ValueError(f"--lat {lat:g} --lon {lon:g}: expected degrees within -90..90 and -180..180")
+    if within_km is not None and (lat is None or not within_km > 0):
+        raise ValueError(f"--within-km {within_km:g}: expected a distance above 0, and --lat and --lon")
+    exported_folder(run)
+    try:
+        when = parse_time(at)
+    except ValueError as error:
+        raise ValueError(f"--at {error}") from None
+    columns: dict[str, Any] = {**read_history(history)}
+    late = int((columns["timestamp"] > when).sum())
+    if late:
+        raise ValueError(
+            f"--history {history}: {late} actions lie after --at {at}; remove them, or ask for a later time"
+        )
     torch.set_flush_denormal(True)
-    events = read_history(history)
-    folder = exported_folder(run)
-    tokenizer = SpacetimeGRTokenizer.from_pretrained(folder)
-    model = SpacetimeGRForCausalLM.from_pretrained(folder).eval()
-    columns: dict[str, Any] = {name: events[name].to_numpy() for name in events.columns}
-    columns["poi_id"] = columns["poi_id"].astype(str)
+    tokenizer, model = load_exported(run)
     if user_id is not None:
         from data_pipelines.prepare.users import hash_user_ids, user_key
 
         columns["user_hash"] = int(hash_user_ids([user_id.strip()], user_key())[0])
-    when = unix_seconds(float(at) if at.replace(".", "", 1).isdigit() else at)
-    if len(events) and int(events["timestamp"].iloc[-1]) > int(when[0]):
-        late = int((events["timestamp"] > int(when[0])).sum())
-        raise ValueError(
-            f"--history {history}: {late} actions lie after --at {at}; remove them, or ask for a later time"
-        )
     known = tokenizer.index.rows(columns["poi_id"])
     result = model.recommend(
         tokenizer,
@@ -136,7 +140,7 @@ def recommend(
     for record in records:
         away = "" if record["distance_km"] is None else f"{record['distance_km']:.2f}"
         table.add_row(
-            str(record["rank"]), str(record["poi_id"]), str(record["category"] or ""), away,
+            str(record["rank"]), escape(str(record["poi_id"])), escape(str(record["category"] or "")), away,
             str(record["visits_before"]), f"{np.exp(record['log_prob']):.4f}",
         )  # fmt: skip
     console = Console()
@@ -145,36 +149,3 @@ def recommend(
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps({"places": records, "coverage": result["coverage"]}, indent=1) + "\n")
-
-
-def read_history(file: Path) -> "pd.DataFrame":
-    """One person's actions in time order.
-
-    Raises:
-        ValueError: the file is missing or unreadable, or a column is missing or holds nulls.
-    """
-    import pandas as pd
-    import pyarrow as pa
-
-    from spacetime_gr.tokens.histories import unix_seconds
-
-    if not file.is_file():
-        raise ValueError(f"--history {file}: no such file")
-    kind = (file.with_suffix("") if file.suffix == ".gz" else file).suffix
-    try:
-        if kind == ".parquet":
-            events = pd.read_parquet(file)
-        elif kind in (".jsonl", ".json"):
-            events = pd.read_json(file, lines=True, dtype=False)
-        else:
-            events = pd.read_csv(file, dtype={"poi_id": str})
-    except (ValueError, pa.ArrowInvalid) as error:
-        raise ValueError(f"--history {file}: cannot be read as {kind or 'CSV'}: {error}") from error
-    for name in COLUMNS:
-        if name not in events.columns:
-            raise ValueError(f"--history {file}: no column {name!r}; it has {', '.join(map(str, events.columns))}")
-        if events[name].isna().any():
-            row = int(events[name].isna().to_numpy().argmax())
-            raise ValueError(f"--history {file}: row {row} has no {name}; remove or complete it")
-    events = events[[name for name in (*COLUMNS, *OPTIONAL_COLUMNS) if name in events.columns]]
-    return events.assign(timestamp=unix_seconds(events["timestamp"])).sort_values("timestamp", kind="stable")

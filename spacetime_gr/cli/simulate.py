@@ -102,5 +102,6 @@ def simulate(
 
         truth = simulate_city(out, settings, overwrite=overwrite, progress=report)
     best = ", ".join(f"{name} {truth[name]:.3f}" for name in ("hr@1", "hr@5", "hr@10", "hr@20", "mrr"))
-    console.print(f"{num_events} events of {num_users} users at {num_pois} POIs in {out}", highlight=False)
+    where = f"{num_events} events of {num_users} users at {num_pois} POIs in {out}"
+    console.print(where, highlight=False, markup=False, soft_wrap=True)
     console.print(f"best possible: {best}; entropy {truth['entropy_nats']:.3f} nats", highlight=False)

@@ -78,7 +78,7 @@ def evaluate_folder(
     Raises:
         ValueError: the protocol does not fit the source, or leaves no target.
     """
-    source = str(folder.manifest["protocol"])
+    source = folder.protocol
     name = choose(task.protocol, source)
     instances = build_instances(BY_NAME[name](EventLog.from_folder(folder)), task.knowledge)
     num_all = len(instances)

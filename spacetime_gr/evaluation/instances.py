@@ -65,22 +65,10 @@ class Instances:
         """(n,) int64 number of history events."""
         return (self.base_end - self.start) + (self.stop - self.resume)
 
-    def history(self, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Event indices of all histories, in time order, concatenated, and their (n + 1,) offsets.
-
-        Args:
-            limit: keep only the last so many events of each history.
-        """
-        lengths = self.history_lengths
-        if limit is not None:
-            skipped = np.maximum(lengths - limit, 0)
-            skipped_base = np.minimum(skipped, self.base_end - self.start)
-            base = self.start + skipped_base, self.base_end
-            recent = self.resume + (skipped - skipped_base), self.stop
-        else:
-            base, recent = (self.start, self.base_end), (self.resume, self.stop)
-        firsts = np.stack([base[0], recent[0]], axis=1).ravel()
-        ends = np.stack([base[1], recent[1]], axis=1).ravel()
+    def history(self) -> tuple[np.ndarray, np.ndarray]:
+        """Event indices of all histories, in time order, concatenated, and their (n + 1,) offsets."""
+        firsts = np.stack([self.start, self.resume], axis=1).ravel()
+        ends = np.stack([self.base_end, self.stop], axis=1).ravel()
         events, offsets = expand_ranges(firsts, ends)
         return events, offsets[::2]
 

@@ -1,6 +1,12 @@
 """Where a run keeps its model. Light to import: the command line asks before it loads anything."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
 
 
 def exported_folder(run: Path) -> Path:
@@ -13,9 +19,30 @@ def exported_folder(run: Path) -> Path:
         if (candidate / "config.json").is_file():
             return candidate
     raise ValueError(
-        f"no exported model in {run}: expected {run / 'export' / 'config.json'} (a run directory) or "
-        f"{run / 'config.json'} (an exported folder); finish the run, or use --baselines-only for the counters alone"
+        f"no exported model in {run}: expected {run / 'export' / 'config.json'} (a finished run) or "
+        f"{run / 'config.json'} (an exported folder); finish the run, or export its newest checkpoint: "
+        f"spacetime-gr export {run} --out FOLDER"
     )
+
+
+def load_exported(run: Path) -> tuple[SpacetimeGRTokenizer, SpacetimeGRForCausalLM]:
+    """Tokenizer and model, in evaluation mode on the CPU, of a run directory or an exported folder.
+
+    Raises:
+        ValueError: there is no exported model, or its files are damaged.
+        OSError: a file is missing.
+    """
+    from safetensors import SafetensorError
+
+    from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
+
+    folder = exported_folder(run)
+    tokenizer = SpacetimeGRTokenizer.from_pretrained(folder)
+    try:
+        model = SpacetimeGRForCausalLM.from_pretrained(folder)
+    except SafetensorError as error:
+        raise ValueError(f"the weights in {folder} are damaged: {error}; copy or export the model again") from error
+    return tokenizer, model.eval()
 
 
 def model_files(run: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spacetime_gr.evaluation.instances import Instances
-from spacetime_gr.evaluation.model_files import exported_folder
+from spacetime_gr.evaluation.model_files import load_exported
 from spacetime_gr.generation.recommend import split_requests
 
 if TYPE_CHECKING:
@@ -107,10 +107,7 @@ class ModelScorer:
         # Every group has `count` requests; the missing ones repeat its last and are dropped by the caller.
         members = np.stack([np.append(rows, np.full(count - len(rows), rows[-1])) for rows in groups])
         flat = instances.take(members.ravel())
-        requests = {
-            name: values[:, -1].reshape(members.shape)
-            for name, values in self._encode(flat, self.context_actions).items()
-        }
+        requests = {name: values[:, -1].reshape(members.shape) for name, values in self._encode(flat, 0).items()}
         length = row_tokens["input_ids"].shape[1]
         behind = (last.stop[:, None] - instances.stop[members]) * self.tokenizer.tokens_per_action
         after = torch.from_numpy(length - behind).to(last_requests["input_ids"].device)
@@ -123,9 +120,13 @@ class ModelScorer:
         return scores.double().cpu().numpy()
 
     def _encode(self, instances: Instances, max_actions: int) -> dict[str, torch.Tensor]:
-        """Left-padded histories with their requests at the end."""
+        """Left-padded last `max_actions` of the histories with their requests at the end.
+
+        Histories are cut after they were encoded, as in training: the gap, the place and the inferred mode of the first
+        action that is left, and the mode of a request, follow from the actions before.
+        """
         log, target = instances.log, instances.target
-        events, offsets = instances.history(max_actions)
+        events, offsets = instances.history()
         names = ("poi_row", "action", "timestamp", "tz_offset_minutes", "user_latitude", "user_longitude", "mode")
         columns = {name: values[events] for name in names if (values := getattr(log, name)) is not None}
         columns["user_hash"] = log.user_hash[log.user[target]]
@@ -140,6 +141,7 @@ class ModelScorer:
             where=where,
             mode=None if log.mode is None else log.mode[target],
             blind=self.blind,
+            max_actions=max_actions,
             return_tensors="pt",
         )
         return dict(batch.to(self.model.device))
@@ -158,24 +160,30 @@ def load_scorer(
     """A scorer from a run directory (its `export/`) or from an exported folder.
 
     Raises:
-        ValueError: no exported model there, or its places are not those of the prepared folder.
+        ValueError: no such device, no exported model there, or its places are not those of the prepared folder.
     """
     import torch
 
-    from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
-
     torch.set_flush_denormal(True)  # probabilities near 0 would slow a CPU several times
-    exported = exported_folder(run)
-    tokenizer = SpacetimeGRTokenizer.from_pretrained(exported)
-    _check_places(tokenizer, exported, folder)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = SpacetimeGRForCausalLM.from_pretrained(exported).to(device).eval()
+    chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tokenizer, model = load_exported(run)
+    _check_places(tokenizer, run, folder)
+    model.to(chosen)
     return ModelScorer(
         model, tokenizer, context_actions=context_actions, batch_size=batch_size, blind=blind, explore_odds=explore_odds
     )
 
 
-def _check_places(tokenizer: SpacetimeGRTokenizer, exported: Path, folder: PreparedFolder) -> None:
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ValueError(f"--device is {name!r}, which torch cannot use here: {str(error).splitlines()[0]}") from error
+
+
+def _check_places(tokenizer: SpacetimeGRTokenizer, run: Path, folder: PreparedFolder) -> None:
     pois = folder.pois()
     if tokenizer.index.num_pois == pois.num_rows:
         rows = np.arange(pois.num_rows)
@@ -184,6 +192,6 @@ def _check_places(tokenizer: SpacetimeGRTokenizer, exported: Path, folder: Prepa
         if all(np.allclose(a, b, rtol=0, atol=_SAME_PLACE_DEGREES) for a, b in zip(ours, given, strict=True)):
             return
     raise ValueError(
-        f"the model in {exported} knows {tokenizer.index.num_pois} places, and they are not the {pois.num_rows} of "
+        f"the model in {run} knows {tokenizer.index.num_pois} places, and they are not the {pois.num_rows} of "
         f"{folder.path} in the same order; evaluate on the folder that the model was trained on"
     )

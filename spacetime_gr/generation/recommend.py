@@ -124,8 +124,8 @@ class RecommendMixin:
             (ties by the rank of their block, then inner id) and the probability mass of the blocks that were opened.
 
         Raises:
-            ValueError: the tokenizer is not the model's, a category is unknown, a setting is out of range, or
-                `within_km` stands without `where`.
+            ValueError: the tokenizer is not the model's, a category is unknown, a setting is out of range, a history
+                goes on after its request, or `within_km` stands without `where`.
         """
         index = tokenizer.index
         if k < 1 or num_beams < 1 or explore_odds <= 0:
@@ -134,10 +134,14 @@ class RecommendMixin:
         columns, offsets = tokenizer.columns(histories)
         size = len(offsets) - 1
         points = None if where is None else np.broadcast_to(np.asarray(where, np.float64), (size, 2))
+        if points is not None and (np.abs(points) > (90.0, 180.0)).any():
+            raise ValueError(f"where is {where!r}; expected (latitude, longitude) within -90..90 and -180..180 degrees")
+        request_time = np.broadcast_to(unix_seconds(when), (size,))
+        _refuse_the_future(columns["timestamp"], offsets, request_time)
         requests = tokenizer.encode_requests(
             columns,
             offsets,
-            when=unix_seconds(when),
+            when=request_time,
             tz_offset_minutes=_last_zone(columns, offsets) if tz_offset_minutes is None else tz_offset_minutes,
             where=points,
             mode=mode,
@@ -294,6 +298,18 @@ def _allowed(
         here = points[:, :, None, None]
         allowed &= haversine_km(here[:, 0], here[:, 1], *index.coordinates(rows)) <= within_km
     return allowed
+
+
+def _refuse_the_future(timestamp: np.ndarray, offsets: np.ndarray, request_time: np.ndarray) -> None:
+    """Raise if an action of a history lies after its request; actions and requests in unix seconds."""
+    late = timestamp > np.repeat(request_time, np.diff(offsets))
+    if late.any():
+        number = int(np.searchsorted(offsets, late.argmax(), side="right")) - 1
+        count = int(late[offsets[number] : offsets[number + 1]].sum())
+        raise ValueError(
+            f"history {number}: {count} actions lie after the request at {request_time[number]}; remove them, or ask "
+            "for a later time"
+        )
 
 
 def _last_zone(columns: Mapping[str, np.ndarray], offsets: np.ndarray) -> np.ndarray:

@@ -14,6 +14,12 @@ FIXED_POINT = 1e7  # stored coordinates are int32 multiples of 1e-7 degrees: 1 c
 Floats = NDArray[np.floating]
 
 
+def to_fixed(degrees: Floats) -> NDArray[np.int32]:
+    """Coordinates in the form that is stored, rounded to the nearest."""
+    scaled = degrees * FIXED_POINT
+    return np.rint(scaled, out=scaled).astype(np.int32)
+
+
 def to_degrees(fixed: NDArray[Any]) -> NDArray[np.float64]:
     """Stored coordinates in degrees."""
     return fixed / FIXED_POINT
@@ -56,13 +62,33 @@ def distance_to_boxes_km(latitude: float, longitude: float, bounds: NDArray[np.f
     return np.where((west <= longitude) & (longitude <= east), straight, best)
 
 
+def corner_distance_km(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance in km from the middle of each box to its farthest corner, shape (n,).
+
+    Args:
+        bounds: south, west, north, east in degrees, shape (n, 4).
+    """
+    south, west, north, east = bounds.T
+    middle, half = (south + north) / 2.0, (east - west) / 2.0
+    # East and west are alike; of the two latitudes the one nearer the equator is farther, except for huge boxes.
+    return np.maximum(*(haversine_km(middle, np.zeros(1), edge, half) for edge in (south, north)))
+
+
+def areas_km2(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area in km² of boxes (south, west, north, east in degrees, shape (n, 4)) on the sphere, shape (n,)."""
+    south, west, north, east = np.radians(bounds.T)
+    return EARTH_RADIUS_KM**2 * (np.sin(north) - np.sin(south)) * (east - west)
+
+
 def mercator(latitude: Floats, longitude: Floats) -> tuple[Floats, Floats]:
     """Web Mercator coordinates in [0, 1), x eastwards from the antimeridian, y southwards (float64)."""
-    latitude = np.clip(np.asarray(latitude, dtype=np.float64), -MAX_LATITUDE, MAX_LATITUDE)
-    x = (np.asarray(longitude, dtype=np.float64) + 180.0) / 360.0
-    y = 0.5 - np.arcsinh(np.tan(np.radians(latitude))) / (2.0 * np.pi)
+    latitude = np.clip(np.atleast_1d(np.asarray(latitude, dtype=np.float64)), -MAX_LATITUDE, MAX_LATITUDE)
+    x = (np.atleast_1d(np.asarray(longitude, dtype=np.float64)) + 180.0) / 360.0
+    sine = np.sin(np.radians(latitude))
+    y = 0.5 - np.log((1.0 + sine) / (1.0 - sine)) / (4.0 * np.pi)
     top = np.nextafter(1.0, 0.0)
-    return x % 1.0, np.clip(y, 0.0, top)
+    x[x >= 1.0] -= 1.0  # 180 degrees are -180 degrees
+    return x, np.clip(y, 0.0, top, out=y)
 
 
 def inverse_mercator(x: Floats, y: Floats) -> tuple[Floats, Floats]:

@@ -101,10 +101,11 @@ def _new_blocks(
             f"{index.block_capacity}; rebuild it (POIIndex.build, spare_blocks=...) and train or fine-tune anew"
         )
     sizes = np.diff(made.starts)
-    centers = centers_of(made.starts, left, new.latitude, new.longitude)
+    which = np.repeat(np.arange(len(sizes)), sizes)
+    centers = centers_of(which, len(sizes), new.latitude[left], new.longitude[left])
     first = home[made.starts[:-1]]
     parents = np.where(first >= 0, first, search.nearest(*centers.T)).astype(np.int32)
-    return Blocks(made.keys, made.levels, centers, parents), np.repeat(np.arange(len(sizes)), sizes)
+    return Blocks(made.keys, made.levels, centers, parents), which
 
 
 def _empty_levels(index: "POIIndex", keys: Keys) -> Levels:

@@ -3,7 +3,6 @@
 Everything works on the buffers of Arrow arrays; no id ever becomes a Python object.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from spacetime_gr.index.sorting import chunks, number_bits, ones, stable_argsort
+from spacetime_gr.index.sorting import chunks, number_bits, ones, sort_by_prefix, stable_argsort, tied
 
 MAX_ID_BYTES = 256
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
@@ -37,6 +36,8 @@ def as_ids(values: ArrayLike | pa.Array | pa.ChunkedArray) -> pa.Array:
     elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise ValueError(f"POI ids are of type {kind}; expected text or integers: cast the column")
     if isinstance(array, pa.ChunkedArray):
+        if array.num_chunks == 1:
+            return array.chunk(0)
         if pa.types.is_string(array.type) and array.nbytes >= 1 << 31:
             array = array.cast(pa.large_string())
         array = array.combine_chunks()
@@ -124,43 +125,96 @@ def id_order(ids: pa.Array) -> Rows:
     Raises:
         ValueError: an id is longer than `MAX_ID_BYTES`.
     """
+    room = 64 - number_bits(len(ids))
     if pa.types.is_integer(ids.type):
         numbers = ids.to_numpy()
-        least = numbers.min()
-        width = number_bits(int(numbers.max()) - int(least) + 1)
-        return stable_argsort([((numbers - least).view(np.uint64), width)], len(ids))
-    return stable_argsort(_text_keys(_Text(ids), len(ids)), len(ids))
+        least, bits = numbers.min(), number_bits(int(numbers.max()) - int(numbers.min()) + 1)
+        # Wrapping around is meant: the difference of two int64 fits uint64.
+        keys = (numbers - least).view(np.uint64)
+        dropped = max(0, bits - room)
+        order, ordered = sort_by_prefix(keys >> np.uint64(dropped), bits - dropped)
+        if dropped:
+            positions, runs = tied(ordered)
+            rest = (keys[order[positions]] & ones(dropped), dropped)
+            _sort_runs(order, positions, runs, [rest])
+        return order
+    text = _Text(ids)
+    if text.longest > MAX_ID_BYTES:
+        raise ValueError(f"a poi_id has {text.longest} bytes; expected at most {MAX_ID_BYTES}: shorten the ids")
+    places = _informative_places(text, len(ids))
+    first, rest_of = _split_places(places, room)
+    order, ordered = sort_by_prefix(_text_key(text, slice(0, len(ids)), first), sum(place.bits for place in first))
+    if rest_of:
+        positions, runs = tied(ordered)
+        rows = order[positions]
+        pieces = []
+        while rest_of:
+            piece, rest_of = _split_places(rest_of, 64)
+            pieces.append((_text_key(text, rows, piece), sum(place.bits for place in piece)))
+        _sort_runs(order, positions, runs, pieces[::-1])
+    return order
 
 
-def _text_keys(text: _Text, size: int) -> Iterator[tuple[NDArray[np.uint64], int]]:
-    """Sort keys of text, the last bytes first: each byte as its rank in the alphabet of its place, end of text first.
+def _sort_runs(
+    order: Rows, positions: Rows, runs: NDArray[np.uint64], keys: list[tuple[NDArray[np.uint64], int]]
+) -> None:
+    """Put the elements of each run in the order of more keys (least significant first), in place."""
+    if len(positions):
+        by_run = (runs, number_bits(int(runs[-1]) + 1))
+        order[positions] = order[positions[stable_argsort([*keys, by_run], len(positions))]]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A byte of the ids that differs between them: its number, the bits it takes, and the rank of each symbol."""
+
+    number: int
+    bits: int
+    rank: NDArray[np.uint64]
+
+
+def _symbols(text: _Text, rows: Any, number: int) -> NDArray[np.int64]:
+    """Byte `number` of ids plus one, 0 past their end."""
+    start, length = text.span(rows)
+    byte = text.bytes[np.minimum(start + number, len(text.bytes) - 1)].astype(np.int64)
+    return np.where(number < length, byte + 1, 0)
+
+
+def _informative_places(text: _Text, size: int) -> list[_Place]:
+    """The bytes that differ, from the first on, each with the alphabet of its place.
 
     Ids are mostly digits or hexadecimal behind a common prefix, so a key of 37 bits holds nine characters or more.
     """
-    if text.longest > MAX_ID_BYTES:
-        raise ValueError(f"a poi_id has {text.longest} bytes; expected at most {MAX_ID_BYTES}: shorten the ids")
-
-    def symbols(part: slice, place: int) -> NDArray[np.int64]:
-        start, length = text.span(part)
-        byte = text.bytes[np.minimum(start + place, len(text.bytes) - 1)].astype(np.int64)
-        return np.where(place < length, byte + 1, 0)
-
-    fields = []  # (place, bits, rank of each symbol), the last place first
-    for place in reversed(range(text.longest)):
+    places = []
+    for number in range(text.longest):
         seen = np.zeros(257, bool)
         for part in chunks(size):
-            seen[symbols(part, place)] = True
+            seen[_symbols(text, part, number)] = True
         if (count := int(seen.sum())) > 1:
-            fields.append((place, number_bits(count), (np.cumsum(seen) - 1).astype(np.uint64)))
-    room = 64 - number_bits(size)
-    while fields:
-        piece, bits = np.zeros(size, np.uint64), 0
-        while fields and bits + fields[0][1] <= room:
-            place, width, rank = fields.pop(0)
-            for part in chunks(size):
-                piece[part] |= rank[symbols(part, place)] << np.uint64(bits)
-            bits += width
-        yield piece, bits
+            places.append(_Place(number, number_bits(count), (np.cumsum(seen) - 1).astype(np.uint64)))
+    return places
+
+
+def _split_places(places: list[_Place], room: int) -> tuple[list[_Place], list[_Place]]:
+    """As many of the first places as fit into `room` bits, and the rest."""
+    fits = int(np.searchsorted(np.cumsum([place.bits for place in places]), room, side="right"))
+    return places[:fits], places[fits:]
+
+
+def _text_key(text: _Text, rows: slice | Rows, places: list[_Place]) -> NDArray[np.uint64]:
+    """Some bytes of ids as one integer that sorts as they do."""
+    size = rows.stop if isinstance(rows, slice) else len(rows)
+    key = np.zeros(size, np.uint64)
+    for part in chunks(size):
+        chosen = part if isinstance(rows, slice) else rows[part]
+        for place in places:
+            key[part] = (key[part] << np.uint64(place.bits)) | place.rank[_symbols(text, chosen, place.number)]
+    return key
+
+
+def _buckets(hashes: NDArray[np.uint64], bits: int) -> Rows:
+    """The first bits of hashes."""
+    return (hashes >> np.uint64(64 - bits)).view(np.int64) if bits else np.zeros(len(hashes), np.int64)
 
 
 @dataclass(frozen=True)
@@ -190,8 +244,13 @@ class IdTable:
         slots.sort()
         cls._refuse_duplicates(ids, slots, row_bits)
         bucket_bits = max(0, row_bits - 2)
-        buckets = np.arange(1 << bucket_bits, dtype=np.uint64) << np.uint64(64 - bucket_bits if bucket_bits else 0)
-        starts = np.append(np.searchsorted(slots, buckets), len(ids)).astype(np.uint32)
+        starts = np.zeros((1 << bucket_bits) + 1, np.uint32)
+        for part in chunks(len(slots)):
+            bucket = _buckets(slots[part], bucket_bits)
+            first = int(bucket[0])
+            counts = np.bincount(bucket - first)
+            starts[1 + first : 1 + first + len(counts)] += counts.astype(np.uint32)
+        np.cumsum(starts, dtype=np.uint32, out=starts)
         return cls(ids, slots, starts)
 
     @staticmethod
@@ -243,10 +302,9 @@ class IdTable:
     def _find(self, wanted: pa.Array, part: slice) -> Rows:
         row_bits = number_bits(len(self.ids))
         hashes = hash_ids(wanted, part)
-        bucket_bits = number_bits(len(self.starts) - 1) if len(self.starts) > 2 else 0
-        bucket = hashes >> np.uint64(64 - bucket_bits) if bucket_bits else np.zeros_like(hashes)
+        bucket = _buckets(hashes, (len(self.starts) - 1).bit_length() - 1)
         hashes &= ~ones(row_bits)
-        slot, stop = (self.starts[bucket + np.uint64(end)].astype(np.int64) for end in (0, 1))
+        slot, stop = self.starts[bucket].astype(np.int64), self.starts[bucket + 1].astype(np.int64)
         found = np.full(len(hashes), -1, np.int64)
         asking = np.flatnonzero(slot < stop)
         while len(asking):

@@ -10,16 +10,17 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from spacetime_gr.index import growth, search, storage
-from spacetime_gr.index.build import centers_of, order_inside, positions_in, sort_by_key, split, whole_map
+from spacetime_gr.index.build import capacity_of, centers_of, order_inside, sort_by_key, split, whole_map
 from spacetime_gr.index.columns import Blocks, Places
 from spacetime_gr.index.geometry import to_degrees
 from spacetime_gr.index.ids import IdTable, as_ids, id_order
 from spacetime_gr.index.intake import Intake, Source, read_places
-from spacetime_gr.index.schemes import POSITION_BITS, Scheme, make_scheme
+from spacetime_gr.index.schemes import POSITION_BITS, Scheme, make_scheme, positions
 from spacetime_gr.index.sorting import chunks, number_bits, ones
 
 DEFAULT_MAX_POIS = 512
 DEFAULT_SPARE_BLOCKS = 0.1
+GATHER_CHUNK = 1 << 16  # actions encoded at a time: enough look-ups in flight, few temporaries
 
 
 @dataclass(frozen=True)
@@ -94,44 +95,54 @@ class POIIndex:
         cls, scheme: Scheme, places: Intake, max_pois_per_block: int | None, spare_blocks: float
     ) -> "POIIndex":
         size = len(places.ids)
-        ids = IdTable.build(places.ids)
         # Places are numbered by their ids while they are sorted: ties fall by id whatever the order of the rows.
         row_of = id_order(places.ids)
-        order, sorted_keys = sort_by_key(scheme, places.keys[row_of])
-        places.keys = sorted_keys[:0]  # no longer needed: at 100 M places every column counts
+        order, sorted_keys = sort_by_key(scheme, places.keys[row_of], max_pois_per_block)
         cells = split(scheme, sorted_keys, whole_map(scheme, sorted_keys), max_pois_per_block)
-        sizes = np.diff(cells.starts)
-        position = np.empty(size, np.uint16)
-        position[row_of[order]] = positions_in(scheme, cells, sorted_keys)
         del sorted_keys
-        rows_by_block = row_of[order_inside(cells, order, places.visits[row_of], size)].astype(np.int32)
-        del order, row_of
+        sizes = np.diff(cells.starts)
+        block_by_id = np.empty(size, np.int32)
+        block_by_id[order] = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        del order
+        rows_by_block = row_of[order_inside(block_by_id, len(sizes), places.visits[row_of])].astype(np.int32)
+        del block_by_id, row_of
         num_inner = max_pois_per_block or int(sizes.max())
-        capacity = len(sizes) + int(np.ceil(spare_blocks * len(sizes)))
+        capacity = capacity_of(len(sizes), spare_blocks)
         inner_bits = number_bits(num_inner)
         kind = np.uint32 if number_bits(capacity) + inner_bits <= 32 else np.uint64
         codes: NDArray[np.unsignedinteger] = np.empty(size, kind)
-        block = np.repeat(np.arange(len(sizes), dtype=codes.dtype), sizes)
+        code: NDArray[np.unsignedinteger] = np.repeat(np.arange(len(sizes), dtype=kind), sizes)
+        code <<= kind(inner_bits)
+        code |= (np.arange(size) - np.repeat(cells.starts[:-1], sizes)).astype(kind)
+        codes[rows_by_block] = code
+        del code
+        block = (codes >> kind(inner_bits)).astype(np.int32)
+        spans = scheme.span_bits(cells.levels)
+        position = np.empty(size, np.uint16)
         for part in chunks(size):
-            inner = np.arange(part.start, part.stop) - cells.starts[block[part].astype(np.int64)]
-            codes[rows_by_block[part]] = (block[part] << codes.dtype.type(inner_bits)) | inner.astype(codes.dtype)
+            position[part] = positions(places.keys[part], spans[block[part]])
+        places.keys = places.keys[:0]  # at 100 M places every column counts
         category = places.category.astype(np.min_scalar_type(-max(1, len(places.category_names))))
+        centers = centers_of(block, len(sizes), places.latitude, places.longitude)
         return cls(
             scheme=scheme,
             max_pois_per_block=max_pois_per_block,
             num_inner=num_inner,
             block_capacity=capacity,
             category_names=places.category_names,
-            base=Places(ids, codes, places.latitude, places.longitude, category, position, places.visits),
+            base=Places(
+                IdTable.build(places.ids), codes, places.latitude, places.longitude, category, position, places.visits
+            ),
             rows_by_block=rows_by_block,
             block_starts=cells.starts,
-            blocks=Blocks(
-                cells.keys,
-                cells.levels,
-                centers_of(cells.starts, rows_by_block, places.latitude, places.longitude),
-                np.full(len(sizes), -1, np.int32),
-            ),
+            blocks=Blocks(cells.keys, cells.levels, centers, np.full(len(sizes), -1, np.int32)),
             rejected=places.rejected,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"POIIndex({self.num_pois} places, {self.num_blocks} {self.scheme.name} blocks of at most "
+            f"{self.num_inner}, folder={None if self.folder is None else str(self.folder)!r})"
         )
 
     # ---------------------------------------------------------------- sizes
@@ -218,7 +229,7 @@ class POIIndex:
         kind = self.base.codes.dtype.type
         bits, mask = kind(self.inner_bits), kind(ones(self.inner_bits))
         num_missing = 0
-        for part in chunks(len(dense)):
+        for part in chunks(len(dense), GATHER_CHUNK):
             row = dense[part]
             missing = None
             if len(row) and (row.min() < 0 or row.max() >= self.num_pois):

@@ -1,7 +1,8 @@
 """Stable sorting of long keys by sorts of plain integers.
 
 `np.sort` on uint64 is vectorised and about ten times faster than `np.argsort`. So a key is cut into pieces that fit
-beside the element's number in 64 bits; each piece is one sort, least significant piece first (LSD radix sort).
+beside the element's number in 64 bits, and each sort moves both. Where the first bits of a key tell nearly all elements
+apart, `sort_by_prefix` sorts by these and `tied` finds the few that need more.
 """
 
 from collections.abc import Iterable
@@ -10,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Rows worked on at a time where a formula has many steps: their temporaries stay in the cache.
-CHUNK = 1 << 16
+CHUNK = 1 << 14
 
 
-def chunks(size: int) -> Iterable[slice]:
-    """Slices of `CHUNK` that cover `range(size)`."""
-    return (slice(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK))
+def chunks(size: int, length: int = CHUNK) -> Iterable[slice]:
+    """Slices of `length` that cover `range(size)`."""
+    return (slice(start, min(start + length, size)) for start in range(0, size, length))
 
 
 def number_bits(size: int) -> int:
@@ -28,29 +29,52 @@ def ones(bits: int) -> np.uint64:
     return np.uint64((1 << bits) - 1)
 
 
-def pack_and_sort(values: NDArray[np.uint64], bits: int) -> NDArray[np.int64]:
-    """Stable argsort of values below 2^bits, in place of which the array's memory is used up.
+def sort_by_prefix(values: NDArray[np.uint64], bits: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Stable argsort of values below 2^bits, and the sorted values; both shape (n,).
 
     Args:
-        values: shape (n,), overwritten.
+        values: shape (n,); used up (its memory holds the order).
         bits: with the bits of n at most 64.
-
-    Returns:
-        int64 positions, shape (n,), in the memory of `values`.
     """
+    row_bits = _pack_and_sort(values, bits)
+    ordered = values >> np.uint64(row_bits)
+    values &= ones(row_bits)
+    return values.view(np.int64), ordered
+
+
+def argsort(values: NDArray[np.uint64], bits: int) -> NDArray[np.int64]:
+    """As `sort_by_prefix`, the order only."""
+    values &= ones(_pack_and_sort(values, bits))
+    return values.view(np.int64)
+
+
+def _pack_and_sort(values: NDArray[np.uint64], bits: int) -> int:
+    """Put each value's number below it and sort, in place; returns the bits that the numbers take."""
     row_bits = number_bits(len(values))
     assert bits + row_bits <= 64
     for part in chunks(len(values)):
         values[part] <<= np.uint64(row_bits)
         values[part] |= np.arange(part.start, part.stop, dtype=np.uint64)
     values.sort()
-    for part in chunks(len(values)):
-        values[part] &= ones(row_bits)
-    return values.view(np.int64)
+    return row_bits
+
+
+def tied(ordered: NDArray[np.uint64], more_than: int = 1) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Positions in sorted values that lie in runs of more than `more_than` equal ones, and the number of their run."""
+    hits = [np.empty(0, np.uint64)]
+    for part in chunks(len(ordered) - more_than):
+        here = ordered[part]
+        hits.append(here[here == ordered[part.start + more_than : part.stop + more_than]])
+    values = np.unique(np.concatenate(hits))
+    starts, stops = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    lengths = stops - starts
+    runs = np.repeat(np.arange(len(values), dtype=np.uint64), lengths)
+    inside = np.arange(len(runs)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(starts, lengths) + inside, runs
 
 
 def stable_argsort(keys: Iterable[tuple[NDArray[np.uint64], int]], size: int) -> NDArray[np.int64]:
-    """Stable argsort by several keys, the least significant first, as `np.lexsort` takes them.
+    """Stable argsort by several keys, the least significant first, as `np.lexsort` takes them (LSD radix sort).
 
     Args:
         keys: (values, bits) pairs: uint64 values below 2^bits, shape (size,); read one at a time, left as they are.
@@ -68,6 +92,6 @@ def stable_argsort(keys: Iterable[tuple[NDArray[np.uint64], int]], size: int) ->
             for part in chunks(size):
                 source = values[part] if order is None else values[order[part]]
                 piece[part] = (source >> np.uint64(shift)) & ones(taken)
-            positions = pack_and_sort(piece, taken)
+            positions = argsort(piece, taken)
             order = positions if order is None else order[positions]
     return np.arange(size) if order is None else order

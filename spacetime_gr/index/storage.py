@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from spacetime_gr.index.columns import BLOCK_COLUMNS, PLACE_COLUMNS, Blocks, Places
-from spacetime_gr.index.ids import IdTable
+from spacetime_gr.index.ids import IdTable, as_ids
 from spacetime_gr.index.schemes import make_scheme
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _places(folder: Path) -> Places:
     try:
         with pa.memory_map(str(folder / "ids.arrow")) as source:
-            ids = pa.ipc.open_file(source).read_all()["poi_id"].combine_chunks()
+            ids = as_ids(pa.ipc.open_file(source).read_all()["poi_id"])
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"{folder / 'ids.arrow'} is missing or damaged ({error}); copy it anew") from error
     table = IdTable(ids, _array(folder, "id_slots"), _array(folder, "id_starts"))

@@ -5,6 +5,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from data_pipelines.stream.cleaning import CleaningSettings
+from data_pipelines.stream.curriculum import CurriculumSettings
+from data_pipelines.stream.settings import as_settings
+
 
 class Section(BaseModel):
     """Base of all sections: an unknown key is an error, values are validated on assignment too."""
@@ -36,6 +40,12 @@ class DataSection(Section):
     blind_share: float = Field(
         default=0.0, ge=0, le=1, description="share of actions whose u token hides the time of the request"
     )
+
+    @model_validator(mode="after")
+    def _stream_settings_are_known(self) -> "DataSection":
+        as_settings(CleaningSettings, self.cleaning, "data.cleaning")
+        as_settings(CurriculumSettings, self.curriculum, "data.curriculum")
+        return self
 
 
 class TrainSection(Section):

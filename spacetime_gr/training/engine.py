@@ -47,10 +47,13 @@ def resolve_stage(config: PretrainConfig) -> int:
     """ZeRO stage: `deepspeed.zero_stage`, else the one in `deepspeed.config`, else 1.
 
     Raises:
-        ValueError: both are set and differ.
+        ValueError: both are set and differ, or `deepspeed.config` has no stage from 0 to 3 where one is expected.
     """
     base = config.deepspeed.config if isinstance(config.deepspeed.config, dict) else {}
-    in_file = base.get("zero_optimization", {}).get("stage")
+    raw = base.get("zero_optimization", {})
+    in_file = raw.get("stage") if isinstance(raw, dict) else raw
+    if in_file not in (None, "auto", 0, 1, 2, 3):
+        raise ValueError(f"deepspeed.config has zero_optimization={raw!r}; expected a mapping with a stage from 0 to 3")
     stage = config.deepspeed.zero_stage
     if stage is not None and in_file not in (None, "auto", stage):
         raise ValueError(

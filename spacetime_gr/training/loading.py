@@ -75,7 +75,7 @@ def _apply(data: dict[str, Any], override: str, folder: Path) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"override {override!r}: the value is not YAML: {error}") from None
+        raise ValueError(f"override {override!r}: the value is not YAML: {_one_line(error)}") from None
     node = data
     for depth, name in enumerate(path[:-1]):
         child = node.setdefault(name, {})
@@ -107,8 +107,12 @@ def _include(data: dict[str, Any], folder: Path) -> None:
 def _parse_yaml(file: Path) -> Any:
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}; correct that line") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML: {_one_line(error)}; correct that line") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

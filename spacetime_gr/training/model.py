@@ -20,7 +20,9 @@ def load_tokenizer(config: PretrainConfig) -> Any:
 
     folder = PreparedFolder(config.data.path).tokenizer_path
     if not folder.is_dir():
-        raise ValueError(f"{folder} is missing; run `spacetime-gr prepare` again for data.path={config.data.path}")
+        raise ValueError(
+            f"{folder} is missing; run `spacetime-gr prepare --overwrite` for data.path={config.data.path}"
+        )
     return SpacetimeGRTokenizer.from_pretrained(folder)
 
 

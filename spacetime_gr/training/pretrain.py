@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from spacetime_gr.training.checkpoints import Checkpoint, CheckpointStore
 from spacetime_gr.training.config import PretrainConfig
@@ -41,41 +40,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--local_rank", type=int, default=None, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings laid over the file")
     given = parser.parse_args(arguments)
+    if given.world_size is not None and given.world_size < 1:
+        parser.error(f"--world-size is {given.world_size}, expected at least 1")
     if given.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(given.local_rank))
-    is_main = int(os.environ.get("RANK", 0)) == 0
-    running = False
+    joined = False
     try:
+        here = environment_world()
         config = load_config(given.config, given.overrides)
         if given.dry_run:
-            if is_main:
+            if here.is_main:
                 from spacetime_gr.training.planning import dry_run
 
-                world_size = given.world_size or environment_world().size
+                world_size = here.size if given.world_size is None else given.world_size
                 sys.stdout.write(dry_run(config, given.config, list(given.overrides), world_size) + "\n")
             return 0
-        running = True
-        return run(config)
+        if finished_before(config):
+            if here.is_main:
+                _say(f"{config.run.dir}: this run is finished; raise its limit in train, or choose another run.dir")
+            return 0
+        check_run(config, here)
+        joined = True
+        run(config)
+        return 0
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("SPACETIME_GR_DEBUG") == "1":
             raise
-        # Wrong settings meet all ranks alike and are said once; a damaged shard may meet any one of them.
-        if is_main:
-            _say(f"error: {error}")
-        elif running:
-            _say(f"error on rank {os.environ['RANK']}: {error}")
+        # Wrong settings meet all ranks of a node alike and are said once there; a damaged shard may meet any one rank.
+        rank = os.environ.get("RANK", "0")
+        if joined or os.environ.get("LOCAL_RANK", "0") == "0":
+            _say(f"error: {error}" if rank == "0" else f"error on rank {rank}: {error}")
         return 1 if isinstance(error, FloatingPointError) else 2
 
 
-def run(config: PretrainConfig) -> int:
-    """Start or resume the run in `config.run.dir`. Collective."""
-    folder = Path(config.run.dir)
-    if finished_before(config):
-        if environment_world().is_main:
-            _say(f"{folder}: this run is finished; raise its limit in train, or choose another run.dir")
-        return 0
+def check_run(config: PretrainConfig, world: World) -> None:
+    """Refuse what no process needs the others to find out.
+
+    Raises:
+        ValueError: the rows do not divide, the run directory holds another run, or the data or its tokenizer is absent.
+    """
+    from spacetime_gr.training.engine import deepspeed_settings, resolve_precision
+    from spacetime_gr.training.model import load_tokenizer, model_config
+
+    deepspeed_settings(config, world.size, resolve_precision(config, world.device))
     check_same_run(config)
-    config.rows_per_micro_batch(environment_world().size)
+    model_config(config, load_tokenizer(config))
+
+
+def run(config: PretrainConfig) -> None:
+    """Start or resume the run in `config.run.dir`. Collective."""
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -90,28 +103,36 @@ def run(config: PretrainConfig) -> int:
             _write_status(config, outcome, trainer.progress.step, trainer.progress.tokens)
     finally:
         stop_processes()
-    return 0
 
 
 def finished_before(config: PretrainConfig) -> bool:
-    """Whether the run directory holds a run that was finished under these limits."""
+    """Whether the run directory holds a run that was finished under these limits.
+
+    Raises:
+        ValueError: its status cannot be read.
+    """
     file = Path(config.run.dir) / STATUS_FILE
     if not file.is_file():
         return False
-    status = json.loads(file.read_text(encoding="utf-8"))
-    return status["state"] == "finished" and status["limits"] == _limits(config)
+    try:
+        status = json.loads(file.read_text(encoding="utf-8"))
+        return bool(status["state"] == "finished" and status["limits"] == _limits(config))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error!r}); remove it: the run goes on from its newest checkpoint"
+        ) from error
 
 
 def check_same_run(config: PretrainConfig) -> None:
     """Refuse to resume with settings under which the checkpoint would mean something else.
 
     Raises:
-        ValueError: names the first setting that differs.
+        ValueError: names the first setting that differs, or the file that cannot be read.
     """
     file = Path(config.run.dir) / CONFIG_FILE
     if not file.is_file() or CheckpointStore(file.parent / "checkpoints").newest() is None:
         return
-    before, now = yaml.safe_load(file.read_text(encoding="utf-8")), yaml.safe_load(dump_config(config))
+    before, now = load_config(file).model_dump(), config.model_dump()
     for key in _FIXED:
         old, new = before, now
         for name in key.split("."):

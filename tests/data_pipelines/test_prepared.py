@@ -1,6 +1,7 @@
 """The reader of prepared folders."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -8,6 +9,7 @@ import pytest
 
 from data_pipelines import PreparedFolder
 from data_pipelines.prepare import PrepareOptions, prepare_folder
+from data_pipelines.stream.units import Units
 from tests.data_pipelines.prepare.cities import event_table, write
 
 
@@ -60,3 +62,29 @@ def test_unfinished_foreign_and_damaged_folders_are_refused(folder: PreparedFold
     manifest.write_text(json.dumps(folder.manifest))
     with pytest.raises(ValueError, match=r"missing, the first is pois\.parquet"):
         PreparedFolder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"actions": None}, r"manifest\.json has no actions \(list\): it is damaged"),
+        ({"users_per_row_group": "8"}, r"no users_per_row_group \(int\)"),
+        ({"files": [{"split": "train"}]}, r"manifest\.json, files\[0\] has no path \(str\)"),
+        ({"files": ["train"]}, r"files\[0\] has no split"),
+    ],
+)
+def test_a_damaged_manifest_is_named(folder: PreparedFolder, tmp_path: Path, change: dict, said: str) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(folder.manifest | change))
+    with pytest.raises(ValueError, match=said):
+        PreparedFolder(tmp_path)
+
+
+def test_damaged_tables_are_named(folder: PreparedFolder, tmp_path: Path) -> None:
+    copy = PreparedFolder(shutil.copytree(folder.path, tmp_path / "copy"))
+    for file in (copy.path / "pois.parquet", copy.files("train")[0]):
+        file.write_bytes(file.read_bytes()[:200])
+    for read, name in ((copy.pois, "pois"), (lambda: copy.schema, "part-00000"), (lambda: copy.read("train"), "part-")):
+        with pytest.raises(ValueError, match=rf"{name}.*parquet is damaged.*prepare --overwrite"):
+            read()
+    with pytest.raises(ValueError, match=r"part-00000.parquet is damaged"):
+        Units(copy, "train")

@@ -139,10 +139,13 @@ def test_eager_equals_sdpa_and_padding_does_not_matter(tokenizer: SpacetimeGRTok
     torch.testing.assert_close(eager(**batch).loss_sums, sdpa(**batch).loss_sums, rtol=1e-5, atol=1e-4)
 
 
-def test_flash_attention_is_refused(tokenizer: SpacetimeGRTokenizer) -> None:
+@pytest.mark.parametrize("name", ["flash_attention_2", "kernels-community/flash-attn2", "flex_attention"])
+def test_flash_attention_is_refused(tokenizer: SpacetimeGRTokenizer, name: str) -> None:
     """It would let the users of packed rows see each other (positions tell the boundaries for a single row only)."""
-    with pytest.raises(ValueError, match=r"[Ff]lash"):
-        make_model(tokenizer, attn_implementation="flash_attention_2")
+    with pytest.raises(ValueError, match="expected one of sdpa, eager"):
+        make_model(tokenizer, attn_implementation=name)
+    with pytest.raises(ValueError, match="expected one of sdpa, eager"):
+        make_model(tokenizer).set_attn_implementation(name)
 
 
 def test_num_items_in_batch_makes_accumulation_exact(tokenizer: SpacetimeGRTokenizer) -> None:
@@ -256,6 +259,17 @@ def test_places_of_another_index_are_refused(tokenizer: SpacetimeGRTokenizer) ->
         ({"hidden_size": 30, "num_attention_heads": 4}, "not a multiple of num_attention_heads"),
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, "num_key_value_heads"),
         ({"spatial_features": 5}, "even"),
+        ({"hidden_size": "abc"}, "hidden_size is 'abc'; expected a whole number, at least 1"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"num_attention_heads": 2.5}, "expected a whole number"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers"),
+        ({"num_hidden_layers": True}, "num_hidden_layers"),
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+        ({"num_user_buckets": -3}, "num_user_buckets"),
+        ({"rope_theta": True}, "rope_theta is True; expected a number above 0"),
+        ({"hidden_dropout": "high"}, "hidden_dropout is 'high'; expected a number from 0"),
+        ({"return_explore": "no"}, "return_explore is 'no'; expected true or false"),
+        ({"hidden_act": "foo"}, "hidden_act is 'foo'; expected one of"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:

@@ -19,7 +19,7 @@ BY_NAME: dict[str, Protocol] = {
     "time_split": time_split,
     "last_per_user": last_per_user,
 }
-PUBLIC_OF_SOURCE = {"getnext": "getnext", "lessismore": "lessismore", "foursquare": "sthgcn", "gowalla": "sthgcn"}
+PUBLIC_OF_SOURCE = {"getnext": "getnext", "lessismore": "lessismore"}
 PROTOCOLS = ("public", *BY_NAME)
 
 
@@ -35,7 +35,7 @@ def choose(protocol: str, source: str) -> str:
         raise ValueError(f"--protocol is {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
     if source not in PUBLIC_OF_SOURCE:
         raise ValueError(
-            f"the folder was prepared from {source!r}, which has no public protocol (these have: "
+            f"the folder was prepared from {source!r}, which has no ready public split (these have: "
             f"{', '.join(PUBLIC_OF_SOURCE)}); use --protocol time_split or last_per_user"
         )
     return PUBLIC_OF_SOURCE[source]

@@ -75,6 +75,11 @@ def test_done_work_is_not_done_again_and_other_settings_are_refused(tmp_path: Pa
     with pytest.raises(ValueError, match="--overwrite"):
         prepare_folder(source, "tables", out, key=KEY, finish_settings={"scheme": "grid"})
     assert not prepare_folder(source, "tables", out, other, key=KEY, overwrite=True).already_prepared
+    (out / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"not readable JSON .*--overwrite"):
+        prepare_folder(source, "tables", out, other, key=KEY)
+    assert not prepare_folder(source, "tables", out, other, key=KEY, overwrite=True).already_prepared
+    assert prepare_folder(source, "tables", out, other, key=KEY).already_prepared
     assert PreparedFolder(out).manifest["settings"]["min_poi_visits"] == 2
     write(event_table(seed=1), tmp_path / "in")
     with pytest.raises(ValueError, match="other input"):

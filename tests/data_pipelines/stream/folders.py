@@ -119,6 +119,7 @@ def write_folder(path: Path, shards: list[list[User]], users_per_row_group: int 
     pq.write_table(pa.table({"poi_row": pa.array(range(100), pa.int32())}), path / "pois.parquet")
     manifest = {
         "schema_version": 1,
+        "protocol": "tables",
         "actions": list(FakeTokenizer.actions),
         "modes": ["local", "pre_trip", "in_trip"],
         "users_per_row_group": users_per_row_group,

@@ -51,7 +51,7 @@ def test_reading_a_unit_touches_no_other_row_group(folder: Path, tmp_path: Path)
     path.write_bytes(content)
     units = Units(PreparedFolder(copy), "train")
     assert [units.read(unit).num_actions for unit in (0, 1, 3)] == [50, 60, 80]
-    with pytest.raises(ValueError, match=r"(?s)cannot read row group 2 of .*part-00000.parquet.*run prepare again"):
+    with pytest.raises(ValueError, match=r"(?s)cannot read row group 2 of .*part-00000.parquet.*prepare --overwrite"):
         units.read(2)
 
 

@@ -28,6 +28,22 @@ def test_counters_alone(app: typer.Typer, tmp_path: Path) -> None:
     assert f"{result['num_discoveries']}┃" in outcome.stdout  # the head of the column of discoveries
 
 
+def test_reuse_of_a_damaged_result_is_refused_by_name(app: typer.Typer, tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", random_log(seed=7))
+    out = tmp_path / "result.json"
+    out.write_text('{"metrics": ')
+    arguments = ["--baselines-only", "--data", str(tmp_path / "data"), "--json", str(out), "--reuse"]
+    with pytest.raises(ValueError, match=r"result\.json is not readable JSON"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_missing_truth_is_named(app: typer.Typer, tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", random_log(seed=7))
+    arguments = ["--baselines-only", "--data", str(tmp_path / "data"), "--truth", str(tmp_path / "none.json")]
+    with pytest.raises(ValueError, match=r"--truth .*none\.json does not exist"):
+        CliRunner().invoke(app, [*arguments, "--protocol", "time_split"], catch_exceptions=False)
+
+
 def test_blind_leaves_the_hour_out(app: typer.Typer, tmp_path: Path) -> None:
     write_folder(tmp_path / "data", random_log(seed=7))
     arguments = ["--baselines-only", "--data", str(tmp_path / "data"), "--protocol", "time_split", "--setting", "blind"]

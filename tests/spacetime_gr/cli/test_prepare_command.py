@@ -37,6 +37,22 @@ def test_the_folder_holds_its_tokenizer(tmp_path: Path, monkeypatch: pytest.Monk
     assert KEY_VARIABLE not in run(*common, "--out", tmp_path / "keyed")
 
 
+def test_wrong_sizes_are_refused_before_any_work(tmp_path: Path) -> None:
+    common = ["prepare", "--source", str(tmp_path), "--format", "tables", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*common, "--scheme", "grid", "--cell-km", "-1"])
+    assert "--cell-km is -1; expected" in str(result.exception)
+    assert CliRunner().invoke(app, [*common, "--max-pois-per-block", "0"]).exit_code == 2
+
+
+def test_names_are_no_markup(tmp_path: Path) -> None:
+    folder = tmp_path / "[/bold]"
+    write(event_table(), folder / "in")
+    told = run("--source", folder / "in", "--format", "tables", "--out", folder / "out")
+    assert "[/bold]" in told
+    again = run("--source", folder / "in", "--format", "tables", "--out", folder / "out")
+    assert f"already prepared: {folder / 'out'}" in again
+
+
 def test_another_engine_is_refused_by_name(tmp_path: Path) -> None:
     arguments = ["prepare", "--source", "x", "--format", "tables", "--out", str(tmp_path / "out"), "--engine", "spark"]
     result = CliRunner().invoke(app, arguments)

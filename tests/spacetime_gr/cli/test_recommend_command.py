@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from spacetime_gr import SpacetimeGRTokenizer
+from spacetime_gr import POIIndex, SpacetimeGRTokenizer
 from spacetime_gr.cli.main import app
+from tests.spacetime_gr.conftest import make_pois
 from tests.spacetime_gr.test_modeling_spacetime_gr import make_model
 
 WHEN = "2012-06-20T10:00:00Z"
@@ -90,9 +91,19 @@ def test_formats_and_times_agree(run: Path, history: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
-        (lambda frame: frame.drop(columns="timestamp"), (), "no column 'timestamp'"),
-        (lambda frame: frame.assign(poi_id=[None, "a", "b"]), (), "row 0 has no poi_id"),
+        (lambda frame: frame.drop(columns="timestamp"), (), "history.csv lacks the column(s) timestamp; it has poi_id"),
+        (lambda frame: frame.assign(poi_id=[None, "a", "b"]), (), "history.csv, row 2 (poi_id='', timestamp='2012-06"),
+        (
+            lambda frame: frame.assign(timestamp="soon"),
+            (),
+            "timestamp='soon', tz_offset_minutes='-240'): unparsable time",
+        ),
+        (lambda frame: frame.assign(mode="flying"), (), "unknown mode"),
+        (lambda frame: frame, ("--at", "tomorrow"), "--at 'tomorrow' is no time"),
         (lambda frame: frame, ("--lat", 40.7), "--lat and --lon go together"),
+        (lambda frame: frame, ("--lat", 95, "--lon", 3), "--lat 95 --lon 3: expected degrees"),
+        (lambda frame: frame, ("--lat", "nan", "--lon", 3), "expected degrees"),
+        (lambda frame: frame, ("--within-km", 3), "--within-km 3: expected a distance above 0, and --lat"),
         (lambda frame: frame, ("--category", "volcano"), "unknown categories"),
         (lambda frame: frame.assign(action="teleport"), (), "unknown action 'teleport'"),
     ],
@@ -111,9 +122,40 @@ def test_a_request_before_the_last_action_is_refused(run: Path, history: Path) -
     assert "1 actions lie after" in str(error)
 
 
+def test_an_empty_history_is_one(run: Path, history: Path) -> None:
+    history.write_text("poi_id,timestamp\n")
+    code, output, error = call(run, "--history", history, "--at", WHEN)
+    assert (code, error) == (0, None)
+    assert "0 actions read" in output
+
+
+def test_ids_are_no_markup(tokenizer: SpacetimeGRTokenizer, history: Path, tmp_path: Path) -> None:
+    pois = make_pois()
+    names = [f"[/{number}]" for number in range(len(pois))]
+    index = POIIndex.build(pois.set_column(0, "poi_id", [names]), max_pois_per_block=8)
+    odd = SpacetimeGRTokenizer(index, tokenizer.actions)
+    make_model(odd).save_pretrained(tmp_path / "export")
+    odd.save_pretrained(tmp_path / "export")
+    code, output, error = call(tmp_path, "--history", history, "--at", WHEN)
+    assert (code, error) == (0, None)
+    assert "[/" in output
+
+
+def test_damaged_weights_are_named(tokenizer: SpacetimeGRTokenizer, history: Path, tmp_path: Path) -> None:
+    make_model(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    _, _, error = call(tmp_path, "--history", history, "--at", WHEN)
+    assert isinstance(error, ValueError)
+    assert f"the weights in {tmp_path} are damaged" in str(error)
+
+
 def test_missing_files(run: Path, tmp_path: Path) -> None:
     _, _, error = call(run, "--history", tmp_path / "none.csv", "--at", WHEN)
-    assert "no such file" in str(error)
+    assert "none.csv does not exist" in str(error)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 cut short")
     _, _, error = call(run, "--history", tmp_path / "broken.parquet", "--at", WHEN)
-    assert "cannot be read as .parquet" in str(error)
+    assert "broken.parquet is not a complete Parquet file" in str(error)
+    _, _, error = call(tmp_path, "--history", tmp_path / "none.csv", "--at", WHEN)
+    assert f"spacetime-gr export {tmp_path} --out FOLDER" in str(error)

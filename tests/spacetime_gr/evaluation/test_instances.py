@@ -21,8 +21,8 @@ def instances(knowledge: str, index: list[int]) -> Instances:
     return build_instances(Targets(log=log, index=np.array(index), training=log.split == 0), knowledge)
 
 
-def histories(given: Instances, limit: int | None = None) -> list[list[int]]:
-    events, offsets = given.history(limit)
+def histories(given: Instances) -> list[list[int]]:
+    events, offsets = given.history()
     return [given.log.poi_row[part].tolist() for part in np.split(events, offsets[1:-1])]
 
 
@@ -30,15 +30,12 @@ def test_stream_knows_every_strictly_earlier_event() -> None:
     given = instances("stream", [7, 5, 3])
     assert given.target.tolist() == [3, 5, 7], "targets in order of time"
     assert histories(given) == [[0, 1, 2], [0, 1, 2, 3], [5]]
-    assert histories(given, limit=2) == [[1, 2], [2, 3], [5]]
     assert np.diff(given.trajectory_steps()[1]).tolist() == [0, 1, 0]
 
 
 def test_same_knows_training_and_this_trajectory() -> None:
     given = instances("same", [3, 5, 7])
     assert histories(given) == [[0, 1], [0, 1, 3, 4], [5]]
-    assert histories(given, limit=3) == [[0, 1], [1, 3, 4], [5]]
-    assert histories(given, limit=1) == [[1], [4], [5]]
 
 
 def test_discovery_is_judged_on_the_stream() -> None:

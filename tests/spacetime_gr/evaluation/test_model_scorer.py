@@ -76,6 +76,19 @@ def test_each_target_reads_at_least_half_a_context(scorer: ModelScorer, instance
         assert len(set(group.start.tolist())) == 1
 
 
+def test_a_context_is_a_part_of_the_whole_history(scorer: ModelScorer, instances: Instances) -> None:
+    """Gap, place and mode of the first action of a context come from the action before it, as in training."""
+    chosen = instances.take(slice(30, 31))
+    assert chosen.history_lengths[0] > scorer.context_actions
+    context = scorer._encode(chosen, scorer.context_actions)
+    whole = scorer._encode(chosen, int(chosen.history_lengths[0]))
+    length = context["input_ids"].shape[1]
+    assert length == 4 * scorer.context_actions + 1
+    assert int(context["gap"][0, 0]) > 0
+    for name in context.keys() - {"position_ids"}:
+        assert torch.equal(context[name], whole[name][:, -length:]), name
+
+
 def test_no_leak_from_the_target_or_what_follows(scorer: ModelScorer, instances: Instances) -> None:
     log = instances.log
     chosen = instances.take(slice(20, 21))
@@ -107,6 +120,13 @@ def test_other_places_are_refused(exported: Path, log: EventLog, tmp_path: Path)
     folder = write_folder(tmp_path, log, pois=make_pois(seed=1, num_pois=NUM_POIS))
     with pytest.raises(ValueError, match="that the model was trained on"):
         load_scorer(exported, folder, context_actions=8, batch_size=16, blind=False, device="cpu")
+
+
+def test_a_device_that_is_not_there_is_refused(exported: Path, log: EventLog, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, log, pois=make_pois(num_pois=NUM_POIS))
+    for device in ("foo", "cuda:99"):
+        with pytest.raises(ValueError, match=f"--device is '{device}', which torch cannot use here"):
+            load_scorer(exported, folder, context_actions=8, batch_size=16, blind=False, device=device)
 
 
 def test_context_has_to_fit(scorer: ModelScorer) -> None:

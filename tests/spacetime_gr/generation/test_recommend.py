@@ -110,6 +110,18 @@ def test_bad_requests_are_refused(model: SpacetimeGRForCausalLM, tokenizer: Spac
         model.recommend(tokenizer, history, when=WHEN, within_km=1.0)
     with pytest.raises(ValueError, match="must be positive"):
         model.recommend(tokenizer, history, when=WHEN, k=0)
+    with pytest.raises(ValueError, match=r"within -90\.\.90"):
+        model.recommend(tokenizer, history, when=WHEN, where=(95.0, 3.0))
+
+
+def test_a_history_beyond_its_request_is_refused(
+    model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer
+) -> None:
+    histories = make_histories(27, [3, 0, 4])
+    last = [int(history["timestamp"][-1]) if len(history["timestamp"]) else WHEN for history in histories]
+    model.recommend(tokenizer, histories, when=last)
+    with pytest.raises(ValueError, match="history 2: 1 actions lie after the request at"):
+        model.recommend(tokenizer, histories, when=[*last[:2], last[2] - 1])
 
 
 def test_a_model_without_its_places_is_refused(tokenizer: SpacetimeGRTokenizer) -> None:

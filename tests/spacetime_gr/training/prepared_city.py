@@ -50,6 +50,7 @@ def write_city(folder: Path, num_users: int = 24, num_actions: int = 20) -> Path
         files.append({"split": split, "path": path, "rows": users, "row_groups": groups, "actions": int(lengths.sum())})
     manifest = {
         "schema_version": 1,
+        "protocol": "tables",
         "actions": ACTIONS,
         "modes": ["local", "pre_trip", "in_trip"],
         "users_per_row_group": USERS_PER_ROW_GROUP,

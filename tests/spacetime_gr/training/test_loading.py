@@ -24,7 +24,7 @@ def test_overrides_win_in_order_and_are_typed(file: Path) -> None:
 
 
 def test_dump_reads_back_equal(file: Path, tmp_path: Path) -> None:
-    config = load_config(file, ["model.hidden_size=32", "train.betas=[0.8, 0.9]", "data.curriculum.schedule=linear"])
+    config = load_config(file, ["model.hidden_size=32", "train.betas=[0.8, 0.9]", "data.curriculum.final_share=0.5"])
     again = tmp_path / "again.yaml"
     again.write_text(dump_config(config))
     assert load_config(again) == config
@@ -56,12 +56,17 @@ def test_repository_files_are_found_from_anywhere(file: Path) -> None:
         ("train.schedule=linear", "train.schedule"),
         ("deepspeed.config=nowhere.json", "no file 'nowhere.json'; looked for"),
         ("train=5", "section train: expected `key: value` lines"),
+        ("train.lr=[1", "override 'train.lr=[1': the value is not YAML"),
+        ("data.cleaning={anchors: 3}", "unknown setting data.cleaning.anchors (did you mean 'num_anchors'?)"),
+        ("data.cleaning={num_anchors: many}", "a setting of data.cleaning has a wrong type"),
+        ("data.curriculum={schedule: steep}", "curriculum.schedule must be one of"),
     ],
 )
 def test_errors_name_the_setting(file: Path, override: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         load_config(file, [override])
     assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_required_setting_and_file(tmp_path: Path) -> None:

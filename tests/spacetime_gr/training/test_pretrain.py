@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from spacetime_gr.training.checkpoints import CheckpointStore
+from spacetime_gr.training.distributed import World
 from spacetime_gr.training.loading import dump_config, load_config
-from spacetime_gr.training.pretrain import check_same_run, finished_before, main
+from spacetime_gr.training.pretrain import _open_run, check_same_run, finished_before, main
 
 
 @pytest.fixture
@@ -45,6 +47,9 @@ def test_dry_run_without_data_takes_sizes_from_the_model(file: Path, capsys: pyt
         ("train.gradient_accumulation=3", "data.num_lanes=8 is not a multiple of 3"),
         ("model.num_blocks=7", "model.num_blocks=7, but the tokenizer in"),
         ("model.num_attention_heads=3", "hidden_size 32 is not a multiple of num_attention_heads 3"),
+        ("model.hidden_size=abc", "hidden_size is 'abc'; expected a whole number"),
+        ("model.attn_implementation=flash_attention_2", "expected one of sdpa, eager"),
+        ("deepspeed.config={zero_optimization: 5}", "zero_optimization=5; expected a mapping"),
     ],
 )
 def test_refusals_are_one_line(file: Path, override: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +66,59 @@ def test_broken_yaml_is_one_line(file: Path, capsys: pytest.CaptureFixture[str])
     error = capsys.readouterr().err
     assert f"{file} is not YAML" in error
     assert error.count("\n") == 1
+
+
+def test_a_file_that_is_no_text_is_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_bytes(b"run: \xff\xfe\n")
+    assert main(["--config", str(file), "--dry-run"]) == 2
+    assert f"{file} is not YAML" in capsys.readouterr().err
+
+
+def test_settings_are_said_once_a_node_and_faults_by_each_rank(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing file may be missing on one node only; a damaged shard may meet any one rank."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+
+    def said(rank: int, local_rank: int, *overrides: str) -> str:
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+        assert main(["--config", str(file), *overrides]) == 2
+        return capsys.readouterr().err
+
+    wrong = "train.gradient_accumulation=3"
+    assert said(0, 0, wrong).startswith("error: data.num_lanes=8 is not a multiple")
+    assert said(2, 0, wrong).startswith("error on rank 2: data.num_lanes=8")
+    assert said(1, 1, wrong) == said(3, 1, wrong) == ""
+
+    def fail(config: object) -> None:
+        raise OSError("cannot read part-00000.parquet")
+
+    monkeypatch.setattr("spacetime_gr.training.pretrain.run", fail)
+    assert said(3, 1) == "error on rank 3: cannot read part-00000.parquet\n"
+
+
+def test_missing_data_is_said_before_any_process_group(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(file), "data.path=absent"]) == 2
+    assert capsys.readouterr().err.startswith("error: no prepared folder at absent")
+    assert not Path(load_config(file).run.dir).exists()
+
+
+def test_a_damaged_status_is_named(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(load_config(file).run.dir)
+    folder.mkdir()
+    (folder / "status.json").write_text('{"state": "fini')
+    assert main(["--config", str(file)]) == 2
+    assert f"{folder / 'status.json'} is damaged" in capsys.readouterr().err
+
+
+def test_a_continued_run_has_no_export_of_its_earlier_end(file: Path) -> None:
+    config = load_config(file)
+    export = Path(config.run.dir) / "export"
+    export.mkdir(parents=True)
+    (export / "config.json").write_text("{}")
+    _open_run(config, World(0, 1, 0, 1, torch.device("cpu")))
+    assert not export.exists()
 
 
 def test_a_run_directory_holds_one_setting(file: Path) -> None:
