@@ -40,7 +40,7 @@ def save(tokenizer: "SpacetimeGRTokenizer", folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(text, encoding="utf-8")
-        if file.exists() and file.read_text(encoding="utf-8") != text:
+        if file.exists() and file.read_bytes() != text.encode():
             file.unlink()
         tokenizer.index.save(folder / INDEX_FOLDER)
         os.replace(unfinished, file)
