@@ -1,11 +1,14 @@
 """Spacetime-GR: generative recommendation of places.
 
-Importing the package is cheap: the public names load on first use, and the Hugging Face Auto classes learn of the
-model when one of them does.
+Importing the package is cheap: the public names load on first use, and so do the classes that the Hugging Face Auto
+classes find once the package is imported.
 """
 
 import importlib
+import sys
 from typing import Any
+
+from spacetime_gr import auto_classes
 
 __version__ = "0.1.0"
 
@@ -28,3 +31,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_EXPORTS])
+
+
+auto_classes.register(sys.modules[__name__])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
@@ -399,9 +399,5 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
             )
         return logits
 
-
-AutoConfig.register("spacetime_gr", SpacetimeGRConfig, exist_ok=True)
-AutoModel.register(SpacetimeGRConfig, SpacetimeGRModel, exist_ok=True)
-AutoModelForCausalLM.register(SpacetimeGRConfig, SpacetimeGRForCausalLM, exist_ok=True)
 
 __all__ = ["SpacetimeGRForCausalLM", "SpacetimeGRModel", "SpacetimeGROutput", "SpacetimeGRPreTrainedModel"]

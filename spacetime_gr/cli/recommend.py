@@ -118,18 +118,19 @@ def recommend(
         lat, lon = (float(axis[0]) for axis in index.coordinates(known[-1:])) if len(known) else (np.nan, np.nan)
     distance = haversine_km(np.asarray(lat), np.asarray(lon), latitude, longitude)
     visits = (known[:, None] == rows).sum(0)
+    categories = index.categories(rows)
     records = [
         {
             "rank": number + 1,
             "poi_id": result["poi_id"][number],
-            "category": index.category_names[index.category[row]] if index.category[row] >= 0 else None,
+            "category": index.category_names[categories[number]] if categories[number] >= 0 else None,
             "latitude": round(float(latitude[number]), 6),
             "longitude": round(float(longitude[number]), 6),
             "distance_km": None if np.isnan(distance[number]) else round(float(distance[number]), 3),
             "visits_before": int(visits[number]),
             "log_prob": result["log_prob"][number],
         }
-        for number, row in enumerate(rows)
+        for number in range(len(rows))
     ]
     table = Table(
         title=f"Next places ({len(columns['poi_id'])} actions read, {int((known < 0).sum())} at unknown places)"

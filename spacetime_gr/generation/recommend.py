@@ -19,7 +19,8 @@ from spacetime_gr.index.geometry import haversine_km
 from spacetime_gr.modules.return_explore import mix_into
 from spacetime_gr.modules.token_rows import TokenRows, segments
 from spacetime_gr.modules.typed_heads import NEVER, full_precision
-from spacetime_gr.tokenization_spacetime_gr import History, SpacetimeGRTokenizer, unix_seconds
+from spacetime_gr.tokenization_spacetime_gr import SpacetimeGRTokenizer
+from spacetime_gr.tokens.histories import History, unix_seconds
 
 if TYPE_CHECKING:
     from spacetime_gr.modeling_spacetime_gr import SpacetimeGRForCausalLM
@@ -45,7 +46,11 @@ class RecommendMixin:
             explore_odds: the discovery knob, see `recommend`.
 
         Returns:
-            At least float32, shape (batch, num_pois), in the order of `poi_row`; each row's probabilities sum to one.
+            At least float32, shape (batch, num_pois), in the order of `poi_row`; each row's probabilities sum to one
+            over all places, retired ones too: `recommend` leaves those out afterwards.
+
+        Raises:
+            ValueError: the index is not the model's.
         """
         return self.score_requests(*split_requests(batch), index, explore_odds)[:, 0]
 
@@ -69,6 +74,7 @@ class RecommendMixin:
         Returns:
             At least float32, shape (batch, requests, num_pois).
         """
+        self.places.check(index)
         prefix = SharedHistory(self, rows, requests, after, explore_odds)
         blocks = torch.arange(index.num_blocks, device=after.device)
         pieces = [
@@ -100,7 +106,7 @@ class RecommendMixin:
 
         Args:
             tokenizer: the tokenizer that the model was trained with.
-            histories: dicts of columns, as the tokenizer takes them.
+            histories: one history or a list of them, as the tokenizer takes them.
             when: time of each request (unix seconds, ISO strings or datetimes, UTC); one or one per history.
             where: (latitude, longitude) of each person at the request; default the place of the last action.
             k: places per history; fewer come back when fewer can be had.
@@ -118,15 +124,15 @@ class RecommendMixin:
             (ties by the rank of their block, then inner id) and the probability mass of the blocks that were opened.
 
         Raises:
-            ValueError: a category is unknown, a setting is out of range, a history goes on after its request, or
-                `within_km` stands without `where`.
+            ValueError: the tokenizer is not the model's, a category is unknown, a setting is out of range, a history
+                goes on after its request, or `within_km` stands without `where`.
         """
         index = tokenizer.index
-        batch_of_histories = [histories] if isinstance(histories, Mapping) else list(histories)
         if k < 1 or num_beams < 1 or explore_odds <= 0:
             raise ValueError(f"k={k}, num_beams={num_beams}, explore_odds={explore_odds}: all must be positive")
-        columns, offsets = tokenizer.columns(batch_of_histories)
-        size = len(batch_of_histories)
+        self.places.check(index)
+        columns, offsets = tokenizer.columns(histories)
+        size = len(offsets) - 1
         points = None if where is None else np.broadcast_to(np.asarray(where, np.float64), (size, 2))
         if points is not None and (np.abs(points) > (90.0, 180.0)).any():
             raise ValueError(f"where is {where!r}; expected (latitude, longitude) within -90..90 and -180..180 degrees")
@@ -195,12 +201,6 @@ class SharedHistory:
         after: Tensor,
         explore_odds: float,
     ) -> None:
-        sizes = model.places.block_sizes
-        if int(sizes.sum()) != model.config.num_pois:
-            raise ValueError(
-                f"the model's place tables hold {int(sizes.sum())} places, its configuration {model.config.num_pois}: "
-                "call model.load_places(tokenizer.index) before scoring places"
-            )
         self.model, self.explore_odds = model, explore_odds
         self.requests, self.after = requests, after
         side = ("user_hash", "user_block", "gap", "category", "cell")

@@ -51,13 +51,7 @@ class PlaceTable(nn.Module):
         Raises:
             ValueError: the index has other sizes than the model's configuration.
         """
-        found = (index.block_capacity, index.num_inner, index.num_pois)
-        expected = (len(self.block_starts), self.num_inner, len(self.category))
-        if found != expected:
-            raise ValueError(
-                f"the index has (block ids, inner ids, POIs) = {found}, the model was configured for {expected}; build "
-                "the configuration with tokenizer.config_kwargs(), or call model.grow(tokenizer) if the index has grown"
-            )
+        self._check_sizes(index)
         rows = index.rows_in_order()
         sizes = np.zeros(index.block_capacity, np.int64)
         sizes[: index.num_blocks] = index.block_sizes
@@ -74,6 +68,33 @@ class PlaceTable(nn.Module):
             (self.popularity, popularity),
         ):
             buffer.copy_(torch.from_numpy(values))
+
+    def check(self, index: POIIndex) -> None:
+        """Make sure that these are the tables of an index: what is scored here is named there.
+
+        Raises:
+            ValueError: they are not; the message says what to call.
+        """
+        if int(self.block_sizes.sum()) != len(self.category):
+            raise ValueError(
+                f"the model's place tables hold {int(self.block_sizes.sum())} places, its configuration "
+                f"{len(self.category)}: call model.load_places(tokenizer.index) before scoring places"
+            )
+        self._check_sizes(index)
+        if not np.array_equal(self.block_sizes[: index.num_blocks].cpu().numpy(), index.block_sizes):
+            raise ValueError(
+                "the tokenizer is not the model's: its blocks hold other numbers of places; load the tokenizer that "
+                "was saved with the model, or call model.grow(tokenizer) if its index has grown"
+            )
+
+    def _check_sizes(self, index: POIIndex) -> None:
+        found = (index.block_capacity, index.num_inner, index.num_pois)
+        expected = (len(self.block_starts), self.num_inner, len(self.category))
+        if found != expected:
+            raise ValueError(
+                f"the index has (block ids, inner ids, POIs) = {found}, the model was configured for {expected}; build "
+                "the configuration with tokenizer.config_kwargs(), or call model.grow(tokenizer) if the index has grown"
+            )
 
     def candidates(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Positions in the POI tables of every inner id of some blocks, and which of them exist.
@@ -131,8 +152,10 @@ class PlaceTable(nn.Module):
 
 def _longest_wavelength_km(index: POIIndex) -> float:
     """Four times the distance within which 95 % of the places lie from their median point, within [10, 1000] km."""
-    # A million places, evenly over the rows, tell it well enough.
-    rows = np.arange(0, index.num_pois, -(-index.num_pois // 1_000_000))
+    # A million places, evenly over the rows, tell it well enough. Places that were added later do not count: other
+    # wavelengths would undo what a model has learnt.
+    size = len(index.base)
+    rows = np.arange(0, size, -(-size // 1_000_000))
     latitude, longitude = index.coordinates(rows)
     distance = haversine_km(
         np.median(latitude, keepdims=True), np.median(longitude, keepdims=True), latitude, longitude

@@ -185,6 +185,8 @@ def mix_into(log_probs: Tensor, pointer: Pointer, first_token: int, chosen: Tens
     log_explore, log_return = pointer.log_explore, pointer.log_return
     if chosen is None:
         chosen = torch.ones(batch, queries, dtype=torch.bool, device=log_probs.device)
-    # Masses below the smallest float stand for 'never been there'.
-    returned = mass[chosen].clamp(min=torch.finfo(mass.dtype).tiny).log() + log_return[chosen].unsqueeze(-1)
+    mass = mass[chosen]
+    # Never been there: no mass at all, so that what cannot be (a spare block) keeps a probability of zero.
+    returned = mass.clamp(min=torch.finfo(mass.dtype).tiny).log().masked_fill(mass == 0, NEVER)
+    returned = returned + log_return[chosen].unsqueeze(-1)
     return torch.logaddexp(log_explore[chosen].unsqueeze(-1) + log_probs, returned)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacetime_gr import SpacetimeGRTokenizer
-from spacetime_gr.tokenization_spacetime_gr import unix_seconds
+from spacetime_gr.tokens.histories import unix_seconds
 from spacetime_gr.vocabulary import HOURS, HOURS_PER_WEEK, MODES
 from tests.spacetime_gr.conftest import make_histories
 
@@ -30,11 +30,11 @@ def test_seconds_milliseconds_and_text_are_one_time() -> None:
 
 
 def test_hour_of_week_starts_on_monday(tokenizer: SpacetimeGRTokenizer) -> None:
-    history = {"poi_row": [0, 0], "timestamp": ["2026-11-23T00:30:00Z", "2026-11-22T23:30:00"]}  # Monday, Sunday
+    history = {"poi_row": [0, 0], "timestamp": ["2026-11-22T23:30:00", "2026-11-23T00:30:00Z"]}  # Sunday, Monday
     hours = [
         action["hour_of_week"] for action in tokenizer.decode(tokenizer(history, return_tensors="np")["input_ids"][0])
     ]
-    assert hours == [0, 167]
+    assert hours == [167, 0]
 
 
 def test_labels_stand_on_supervised_tokens_only(tokenizer: SpacetimeGRTokenizer) -> None:

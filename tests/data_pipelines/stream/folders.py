@@ -89,13 +89,16 @@ TYPES = {
     "action": pa.int16(),
     "timestamp": pa.int64(),
     "tz_offset_minutes": pa.int16(),
+    "user_latitude": pa.float64(),
+    "user_longitude": pa.float64(),
     "mode": pa.int8(),
 }
+OPTIONAL = ("user_latitude", "user_longitude", "mode")
 
 
 def write_folder(path: Path, shards: list[list[User]], users_per_row_group: int = 3, split: str = "train") -> Path:
     """Writes a prepared folder with one file per list of users (which may be empty)."""
-    names = [name for name in TYPES if any(name in user for users in shards for user in users) or name != "mode"]
+    names = [name for name in TYPES if any(name in user for users in shards for user in users) or name not in OPTIONAL]
     files = []
     (path / split).mkdir(parents=True)
     for number, users in enumerate(shards):
