@@ -108,10 +108,17 @@ def barrier(world: World) -> None:
         dist.barrier()
 
 
-def stop_processes() -> None:
-    """Leave the process group, with everything printed."""
+def stop_processes(together: bool = True) -> None:
+    """Leave the process group, with everything printed.
+
+    Args:
+        together: wait for all ranks first: a rank whose peer has gone while it still closes its connections may abort.
+            False after an error, when the others may never come.
+    """
     sys.stdout.flush()
     if dist.is_initialized():
+        if together and dist.get_world_size() > 1:
+            dist.barrier()
         dist.destroy_process_group()
 
 

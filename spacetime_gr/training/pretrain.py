@@ -101,8 +101,10 @@ def run(config: PretrainConfig) -> None:
         outcome = trainer.fit()
         if world.is_main:
             _write_status(config, outcome, trainer.progress.step, trainer.progress.tokens)
-    finally:
-        stop_processes()
+    except BaseException:
+        stop_processes(together=False)
+        raise
+    stop_processes()
 
 
 def finished_before(config: PretrainConfig) -> bool:
