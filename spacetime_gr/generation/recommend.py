@@ -125,7 +125,7 @@ class RecommendMixin:
             within_km: only places within this distance of `where` (which must then be given).
             within: only places inside a polygon, one for all or one per history: GeoJSON Polygon or MultiPolygon (dict;
                 Features of these too) or a list of rings of (latitude, longitude), see `polygons.fences`.
-            exclude_visited: leave out places that stand in the history, in whatever part of it the model reads.
+            exclude_visited: leave out places that stand in the history, also beyond the part that the model reads.
             min_novelty_days: leave out places visited within so many days before the request, as D(k, m) counts them;
                 `exclude_visited` is the case of all time.
             explore_odds: the discovery knob: factor on the odds of exploring against returning (1 = as learnt).
