@@ -88,7 +88,7 @@ def check(options: argparse.Namespace) -> float:
         loss = model(**batch).loss
         hidden = model.model(input_ids=batch["input_ids"]).last_hidden_state[:, :-1]
         logits = functional.linear(hidden, model.lm_head.weight)
-        target = batch["labels"][:, 1:]
+        target = batch["labels"][:, 1:].contiguous()
         vocabulary = config.vocabulary
         edges = torch.tensor([vocabulary.block_start, vocabulary.inner_start, vocabulary.action_start])
         ids = torch.arange(logits.shape[-1])
