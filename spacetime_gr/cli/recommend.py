@@ -54,10 +54,24 @@ def recommend(
     within_km: Annotated[
         float | None, typer.Option(help="Only places this near to --lat, --lon.", rich_help_panel=FILTERS)
     ] = None,
+    within: Annotated[
+        Path | None,
+        typer.Option(
+            help="Only places inside the polygons of this GeoJSON file (Polygon, MultiPolygon, or features of these).",
+            rich_help_panel=FILTERS,
+        ),
+    ] = None,
     exclude_visited: Annotated[
         bool,
         typer.Option("--exclude-visited", help="Only places that are not in the history.", rich_help_panel=FILTERS),
     ] = False,
+    min_novelty_days: Annotated[
+        float | None,
+        typer.Option(
+            help="Only places not visited within so many days before --at (--exclude-visited: ever).",
+            rich_help_panel=FILTERS,
+        ),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
 ) -> None:
     """Recommend the next places of one person."""
@@ -79,6 +93,9 @@ def recommend(
         raise ValueError(f"--lat {lat:g} --lon {lon:g}: expected degrees within -90..90 and -180..180")
     if within_km is not None and (lat is None or not within_km > 0):
         raise ValueError(f"--within-km {within_km:g}: expected a distance above 0, and --lat and --lon")
+    if min_novelty_days is not None and not min_novelty_days > 0:
+        raise ValueError(f"--min-novelty-days {min_novelty_days:g}: expected a number of days above 0")
+    fence = None if within is None else _read_fence(within)
     exported_folder(run)
     try:
         when = parse_time(at)
@@ -107,7 +124,9 @@ def recommend(
         tz_offset_minutes=tz_offset_minutes,
         categories=category,
         within_km=within_km,
+        within=fence,
         exclude_visited=exclude_visited,
+        min_novelty_days=min_novelty_days,
         explore_odds=explore_odds,
     )[0]
 
@@ -145,7 +164,31 @@ def recommend(
         )  # fmt: skip
     console = Console()
     console.print(table)
-    console.print(f"blocks opened hold {result['coverage']:.1%} of the probability", highlight=False)
+    filtered = category is not None or within_km is not None or within is not None
+    filtered = filtered or exclude_visited or min_novelty_days is not None
+    of = " (of blocks with allowed places)" if filtered else ""
+    console.print(f"blocks opened hold {result['coverage']:.1%} of the probability{of}", highlight=False)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps({"places": records, "coverage": result["coverage"]}, indent=1) + "\n")
+
+
+def _read_fence(file: Path) -> dict[str, Any]:
+    """The polygons of a GeoJSON file, checked before anything is loaded."""
+    import json
+
+    from spacetime_gr.generation.polygons import fences
+
+    if not file.is_file():
+        raise ValueError(f"--within {file} does not exist: expected a GeoJSON file")
+    try:
+        fence = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--within {file} is no JSON: {error}") from None
+    if not isinstance(fence, dict):
+        raise ValueError(f"--within {file} holds a {type(fence).__name__}; expected a GeoJSON object")
+    try:
+        fences(fence, 1)
+    except ValueError as error:
+        raise ValueError(f"--within {file}: {error}") from None
+    return fence

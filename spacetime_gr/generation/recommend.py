@@ -2,7 +2,8 @@
 
 The request's u token gives the distribution over blocks. The best blocks then stand beside each other as candidates
 after the shared history: each sees the history and itself only, so one forward step gives the inner distributions of
-all of them, whatever their number, and nothing of the history is copied.
+all of them, and nothing of the history is copied. Masks and pointer weights do grow with candidates x history: beyond
+`CANDIDATE_CHUNK` candidates a row the step is taken in parts, so that memory is bounded whatever the number of beams.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
+from spacetime_gr.generation.filters import Filters
 from spacetime_gr.index import POIIndex
-from spacetime_gr.index.geometry import haversine_km
 from spacetime_gr.modules.return_explore import mix_into
 from spacetime_gr.modules.token_rows import TokenRows, segments
 from spacetime_gr.modules.typed_heads import NEVER, full_precision
@@ -25,7 +26,7 @@ from spacetime_gr.tokens.histories import History, unix_seconds
 if TYPE_CHECKING:
     from spacetime_gr.modeling_spacetime_gr import SpacetimeGRForCausalLM
 
-CANDIDATE_CHUNK = 256  # candidate tokens per row and forward step of the exact scorer; bounds its memory
+CANDIDATE_CHUNK = 256  # candidate tokens per row and forward step; bounds the memory
 
 
 class RecommendMixin:
@@ -98,37 +99,50 @@ class RecommendMixin:
         mode: ArrayLike | None = None,
         categories: Sequence[str] | None = None,
         within_km: float | None = None,
+        within: Any = None,
         exclude_visited: bool = False,
+        min_novelty_days: float | None = None,
         explore_odds: float = 1.0,
         max_actions: int | None = 512,
     ) -> list[dict[str, Any]]:
         """The k most probable next places of each history.
+
+        Opened are the `num_beams` most probable blocks that hold a place which the filters allow, more in their order
+        while these hold fewer than k such places, and, with the return-explore head, the blocks of the history's own
+        places. The result is exact over the places of the opened blocks: so over those of the history, and over all
+        places once `num_beams` reaches the number of blocks.
 
         Args:
             tokenizer: the tokenizer that the model was trained with.
             histories: one history or a list of them, as the tokenizer takes them.
             when: time of each request (unix seconds, ISO strings or datetimes, UTC); one or one per history.
             where: (latitude, longitude) of each person at the request; default the place of the last action.
-            k: places per history; fewer come back when fewer can be had.
+            k: places per history; fewer come back only when fewer are allowed.
             num_beams: blocks opened per history; all blocks make the result exact.
             tz_offset_minutes: local time zone of the requests; default that of each history's last action.
             mode: mode ids of the requests; default inferred.
             categories: only places of these categories.
             within_km: only places within this distance of `where` (which must then be given).
-            exclude_visited: leave out places that stand in the history.
+            within: only places inside a polygon, one for all or one per history: GeoJSON Polygon or MultiPolygon (dict;
+                Features of these too) or a list of rings of (latitude, longitude), see `polygons.fences`.
+            exclude_visited: leave out places that stand in the history, also beyond the part that the model reads.
+            min_novelty_days: leave out places visited within so many days before the request, as D(k, m) counts them;
+                `exclude_visited` is the case of all time.
             explore_odds: the discovery knob: factor on the odds of exploring against returning (1 = as learnt).
             max_actions: the last so many actions of each history are read.
 
         Returns:
-            Per history `{"poi_id": [...], "log_prob": [...], "coverage": float}`: places by falling log-probability
-            (ties by the rank of their block, then inner id) and the probability mass of the blocks that were opened.
+            Per history `{"poi_id": [...], "log_prob": [...], "coverage": float}`: places by falling log-probability,
+            ties by the rank of their block (ties of blocks by block id), then by inner id. `log_prob` is that of the
+            model, not renormalised over what the filters leave. `coverage`: of the probability mass of all blocks that
+            hold an allowed place, the share in those that were opened; 1 where no block holds one.
 
         Raises:
-            ValueError: the tokenizer is not the model's, a category is unknown, a setting is out of range, a history
-                goes on after its request, or `within_km` stands without `where`.
+            ValueError: the tokenizer is not the model's, a category is unknown, a polygon is none, a setting is out of
+                range, a history goes on after its request, or `within_km` stands without `where`.
         """
         index = tokenizer.index
-        if k < 1 or num_beams < 1 or explore_odds <= 0:
+        if k < 1 or num_beams < 1 or not explore_odds > 0:
             raise ValueError(f"k={k}, num_beams={num_beams}, explore_odds={explore_odds}: all must be positive")
         self.places.check(index)
         columns, offsets = tokenizer.columns(histories)
@@ -138,6 +152,10 @@ class RecommendMixin:
             raise ValueError(f"where is {where!r}; expected (latitude, longitude) within -90..90 and -180..180 degrees")
         request_time = np.broadcast_to(unix_seconds(when), (size,))
         _refuse_the_future(columns["timestamp"], offsets, request_time)
+        filters = Filters(
+            index, columns, offsets, request_time, points, categories, within_km, within, exclude_visited,
+            min_novelty_days,
+        )  # fmt: skip
         requests = tokenizer.encode_requests(
             columns,
             offsets,
@@ -149,32 +167,83 @@ class RecommendMixin:
         )
         on_device = {name: value.to(self.device) for name, value in requests.items()}
         prefix = SharedHistory(self, *split_requests(on_device), explore_odds)
-        beams = min(num_beams, index.num_blocks)
-        ranked, order = prefix.block_log_probs[:, 0].sort(dim=-1, descending=True, stable=True)
-        block_log_probs, blocks = ranked[:, :beams], order[:, :beams]
-        scores = prefix.place_log_probs(blocks.unsqueeze(1))[:, 0]  # (histories, beams, inner ids)
-        rows = index.decode_rows(blocks.cpu().numpy()[:, :, None], np.arange(index.num_inner))
-        allowed = (rows >= 0) & ~index.is_retired(rows) & _allowed(index, rows, points, categories, within_km)
-        if exclude_visited:
-            history = np.repeat(np.arange(size), np.diff(offsets))
-            visited = history * index.num_pois + columns["poi_row"]
-            candidates = np.arange(size)[:, None, None] * index.num_pois + rows
-            allowed &= ~np.isin(candidates, visited[columns["poi_row"] >= 0])
-        scores = scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), NEVER).flatten(1)
-        best, order = scores.sort(dim=-1, descending=True, stable=True)
-        log_probs, chosen = best[:, :k].cpu().numpy(), order[:, :k].cpu().numpy()
-        chosen_rows = np.take_along_axis(rows.reshape(size, -1), chosen, axis=1)
-        coverage = block_log_probs.exp().sum(-1).clamp(max=1.0).cpu().numpy()
-        poi_ids = index.ids(chosen_rows)
-        real = log_probs > NEVER / 2
+        blocks, opened, coverage = choose_blocks(
+            prefix.block_log_probs[:, 0, : index.num_blocks],
+            torch.from_numpy(filters.counts()).to(self.device),
+            # Without the return-explore head a place of the past is one like any other.
+            torch.from_numpy(filters.past_blocks(max_actions if self.config.return_explore else 0)).to(self.device),
+            num_beams,
+            k,
+        )
+        log_probs, rows = best_places(prefix, index, filters, blocks, opened, k)
+        poi_ids = index.ids(rows)
         return [
             {
-                "poi_id": poi_ids[i][real[i]].tolist(),
-                "log_prob": log_probs[i][real[i]].astype(float).tolist(),
+                "poi_id": poi_ids[i][rows[i] >= 0].tolist(),
+                "log_prob": log_probs[i][rows[i] >= 0].astype(float).tolist(),
                 "coverage": float(coverage[i]),
             }
             for i in range(size)
         ]
+
+
+def choose_blocks(
+    log_probs: Tensor, counts: Tensor, joined: Tensor, num_beams: int, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The blocks to open for each history, best first.
+
+    Args:
+        log_probs: of the blocks, shape (histories, num_blocks).
+        counts: places of each block that may be recommended, same shape.
+        joined: blocks to open whatever their rank, same shape.
+        num_beams, k: open the best `num_beams` blocks that hold a place, more while they hold fewer than k.
+
+    Returns:
+        Block ids in their order (ties by id), shape (histories, most opened); which of them are to be opened (the rest
+        fills the rows up); and the share that these have in the mass of all blocks that hold a place, (histories,).
+    """
+    ranked, order = log_probs.masked_fill(counts == 0, -torch.inf).sort(dim=-1, descending=True, stable=True)
+    held = counts.gather(1, order)
+    rank = torch.arange(held.shape[1], device=held.device)
+    before = held.cumsum(1) - held
+    opened = (held > 0) & ((rank < num_beams) | (before < k) | joined.gather(1, order))
+    share = ranked.masked_fill(~opened, -torch.inf).logsumexp(1) - ranked.logsumexp(1)
+    coverage = share.exp().nan_to_num(1.0).clamp(max=1.0)
+    width = max(1, int(opened.sum(1).max())) if len(opened) else 1
+    first = (~opened).to(torch.int8).argsort(dim=1, stable=True)[:, :width]
+    return order.gather(1, first), opened.gather(1, first), coverage
+
+
+def best_places(
+    prefix: "SharedHistory", index: POIIndex, filters: Filters, blocks: Tensor, opened: Tensor, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best k allowed places in the opened blocks of each history.
+
+    Args:
+        blocks, opened: from `choose_blocks`, shape (histories, most opened).
+
+    Returns:
+        Log-probabilities, falling, and POI rows, -1 where there are fewer; both (histories, at most k).
+    """
+    size = len(blocks)
+    history = np.arange(size)
+    best = prefix.block_log_probs.new_empty(size, 0)
+    best_rows = np.empty((size, 0), np.int64)
+    for chunk, real in zip(blocks.split(CANDIDATE_CHUNK, 1), opened.split(CANDIDATE_CHUNK, 1), strict=True):
+        scores = prefix.place_log_probs(chunk.unsqueeze(1))[:, 0]  # (histories, candidates, inner ids)
+        rows = index.decode_rows(chunk.cpu().numpy()[:, :, None], np.arange(index.num_inner))
+        allowed = filters.allowed(history.repeat(chunk.shape[1]), rows.reshape(-1, index.num_inner))
+        allowed = allowed.reshape(rows.shape) & real.cpu().numpy()[:, :, None]
+        scores = scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -torch.inf)
+        # What was found before stands first: a stable sort leaves ties in the order of the blocks.
+        best, order = torch.cat([best, scores.flatten(1)], 1).sort(dim=-1, descending=True, stable=True)
+        best, order = best[:, :k], order[:, :k]
+        best_rows = np.take_along_axis(
+            np.concatenate([best_rows, np.where(allowed, rows, -1).reshape(size, -1)], axis=1),
+            order.cpu().numpy(),
+            axis=1,
+        )
+    return best.cpu().numpy(), best_rows
 
 
 def split_requests(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
@@ -276,28 +345,6 @@ class SharedHistory:
             log_probs = mix_into(log_probs, pointer, config.vocabulary.inner_start)
         log_probs = log_probs.masked_fill(scores <= NEVER, NEVER).unflatten(0, (batch, count, candidates))
         return self.block_log_probs.gather(2, blocks).unsqueeze(-1) + log_probs
-
-
-def _allowed(
-    index: POIIndex,
-    rows: np.ndarray,
-    points: np.ndarray | None,
-    categories: Sequence[str] | None,
-    within_km: float | None,
-) -> np.ndarray:
-    """Which candidates the filters leave, shape of `rows` (histories, beams, inner ids; -1 no place)."""
-    allowed = np.ones(rows.shape, bool)
-    if categories is not None:
-        unknown = [name for name in categories if name not in index.category_names]
-        if unknown:
-            raise ValueError(f"unknown categories {unknown}; the index knows {', '.join(index.category_names[:20])} …")
-        allowed &= np.isin(index.categories(rows), [index.category_names.index(name) for name in categories])
-    if within_km is not None:
-        if points is None:
-            raise ValueError("within_km needs where=(latitude, longitude)")
-        here = points[:, :, None, None]
-        allowed &= haversine_km(here[:, 0], here[:, 1], *index.coordinates(rows)) <= within_km
-    return allowed
 
 
 def _refuse_the_future(timestamp: np.ndarray, offsets: np.ndarray, request_time: np.ndarray) -> None:

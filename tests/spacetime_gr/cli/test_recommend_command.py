@@ -105,6 +105,8 @@ def test_formats_and_times_agree(run: Path, history: Path, tmp_path: Path) -> No
         (lambda frame: frame, ("--lat", "nan", "--lon", 3), "expected degrees"),
         (lambda frame: frame, ("--within-km", 3), "--within-km 3: expected a distance above 0, and --lat"),
         (lambda frame: frame, ("--category", "volcano"), "unknown categories"),
+        (lambda frame: frame, ("--min-novelty-days", 0), "--min-novelty-days 0: expected a number of days above 0"),
+        (lambda frame: frame, ("--within", "none.geojson"), "--within none.geojson does not exist"),
         (lambda frame: frame.assign(action="teleport"), (), "unknown action 'teleport'"),
     ],
 )
@@ -113,6 +115,40 @@ def test_wrong_input(run: Path, history: Path, change: object, arguments: tuple,
     code, _, error = call(run, "--history", history, "--at", WHEN, *arguments)
     assert code == 1
     assert isinstance(error, ValueError)
+    assert message in str(error)
+
+
+def test_within_a_polygon_and_new(run: Path, history: Path, tokenizer: SpacetimeGRTokenizer, tmp_path: Path) -> None:
+    """Only places north of 41 degrees, and not the one that was visited a day before."""
+    corners = [[-75, 41], [-73, 41], [-73, 42], [-75, 42], [-75, 41]]
+    feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [corners]}}
+    fence, answer = tmp_path / "fence.geojson", tmp_path / "answer.json"
+    fence.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    index = tokenizer.index
+    north = index.poi_ids.filter(index.coordinates(range(index.num_pois))[0] > 41).to_pylist()
+    frame = pd.read_csv(history)
+    frame["poi_id"] = north[:3]  # an hour, one day and two days ago
+    frame.to_csv(history, index=False)
+    arguments = ("--history", history, "--at", WHEN, "--within", fence, "-k", 200, "--json", answer)
+    for more, missing in (((), set()), (("--min-novelty-days", 1.5), set(north[:2]))):
+        code, output, error = call(run, *arguments, *more)
+        assert (code, error) == (0, None)
+        assert "(of blocks with allowed places)" in output
+        assert {place["poi_id"] for place in json.loads(answer.read_text())["places"]} == set(north) - missing
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "fence.geojson is no JSON"),
+        ("[[[0, 0], [0, 1], [1, 1]]]", "fence.geojson holds a list; expected a GeoJSON object"),
+        ('{"type": "Point", "coordinates": [0, 0]}', "fence.geojson: within is GeoJSON of type 'Point'"),
+    ],
+)
+def test_a_file_without_polygons_is_refused(run: Path, history: Path, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "fence.geojson").write_text(text)
+    code, _, error = call(run, "--history", history, "--at", WHEN, "--within", tmp_path / "fence.geojson")
+    assert (code, type(error)) == (1, ValueError)
     assert message in str(error)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from spacetime_gr import SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRTokenizer
+from spacetime_gr.generation import recommend as recommending
 from spacetime_gr.index.geometry import haversine_km
 from tests.spacetime_gr.conftest import make_histories
 from tests.spacetime_gr.test_modeling_spacetime_gr import make_model
@@ -64,7 +65,9 @@ def test_recommend_with_all_beams_is_the_exact_ranking(
 
 def test_fewer_beams_report_less_coverage(model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer) -> None:
     histories = make_histories(22, LENGTHS)
-    few, more = (model.recommend(tokenizer, histories, when=WHEN, num_beams=beams) for beams in (1, 4))
+    few, more = (
+        model.recommend(tokenizer, histories, when=WHEN, k=1, num_beams=beams, exclude_visited=True) for beams in (1, 4)
+    )
     assert all(0 < one["coverage"] < two["coverage"] < 1 for one, two in zip(few, more, strict=True))
 
 
@@ -87,6 +90,87 @@ def test_filters_hold(model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRToken
         allowed &= haversine_km(latitude, longitude, *index.coordinates(every)) <= 3.0
         allowed[history["poi_row"]] = False
         assert len(rows) == allowed.sum() > 0
+
+
+def test_fewer_than_k_come_back_only_when_fewer_exist(
+    model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer
+) -> None:
+    """Blocks hold at most eight places: one beam is not enough for k, all of them are."""
+    histories = make_histories(28, LENGTHS)
+    for k in (20, 120, 150):
+        places = model.recommend(tokenizer, histories, when=WHEN, k=k, num_beams=1)
+        assert [len(place["poi_id"]) for place in places] == [min(k, 120)] * 3
+
+
+def test_exact_over_the_history_and_the_opened_blocks(
+    model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer
+) -> None:
+    """One beam: the answer is the ranking of the places in the best block and in all blocks of the history."""
+    histories = make_histories(29, [40, 6])
+    scores = exact_scores(model, tokenizer, histories)
+    block, _ = tokenizer.index.encode(np.arange(120), rows=True)
+    mass = np.stack([np.bincount(block, row) for row in scores.exp().numpy()])
+    places = model.recommend(tokenizer, histories, when=WHEN, tz_offset_minutes=-240, k=4, num_beams=1)
+    for place, history, score, blocks in zip(places, histories, scores.numpy(), mass, strict=True):
+        opened = {int(blocks.argmax()), *block[history["poi_row"]].tolist()}
+        best = np.argsort(-np.where(np.isin(block, list(opened)), score, -np.inf))[:4]
+        np.testing.assert_allclose(place["log_prob"], score[best], atol=2e-4)
+        assert place["coverage"] == pytest.approx(blocks[list(opened)].sum(), abs=1e-4)
+
+
+def test_an_answer_does_not_depend_on_the_other_histories(
+    model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer
+) -> None:
+    histories = make_histories(30, [40, 6, 0])
+    together = model.recommend(tokenizer, histories, when=WHEN, num_beams=2, k=12)
+    for history, place in zip(histories, together, strict=True):
+        (alone,) = model.recommend(tokenizer, [history], when=WHEN, num_beams=2, k=12)
+        assert alone["poi_id"] == place["poi_id"]
+        np.testing.assert_allclose(alone["log_prob"], place["log_prob"], atol=2e-4)
+        assert alone["coverage"] == pytest.approx(place["coverage"], abs=1e-4)
+
+
+def test_one_prefill_and_candidates_in_bounded_steps(
+    model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """History, request, then all beams at once; in parts where they are many, with the same answer."""
+    histories = make_histories(33, LENGTHS)
+    widths: list[int] = []
+    hook = model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    try:
+        whole = model.recommend(tokenizer, histories, when=WHEN, k=30, num_beams=1000)
+        assert widths == [36, 1, tokenizer.index.num_blocks]
+        widths.clear()
+        monkeypatch.setattr(recommending, "CANDIDATE_CHUNK", 3)
+        parts = model.recommend(tokenizer, histories, when=WHEN, k=30, num_beams=1000)
+        assert max(widths[1:]) == 3
+    finally:
+        hook.remove()
+    for one, other in zip(whole, parts, strict=True):
+        assert one["poi_id"] == other["poi_id"]
+        np.testing.assert_allclose(one["log_prob"], other["log_prob"], atol=2e-5)
+
+
+@pytest.mark.parametrize("chunk", [256, 4])
+def test_ties_fall_by_block_then_inner_id(
+    tokenizer: SpacetimeGRTokenizer, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any weights all blocks are equal, and all places of a block."""
+    monkeypatch.setattr(recommending, "CANDIDATE_CHUNK", chunk)
+    model = make_model(tokenizer, return_explore=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    index = tokenizer.index
+    for beams in (3, 1000):
+        places = model.recommend(tokenizer, make_histories(34, LENGTHS), when=WHEN, k=12, num_beams=beams)
+        opened = np.arange(min(beams, index.num_blocks))
+        block, inner = np.nonzero(np.arange(index.num_inner) < index.block_sizes[opened, None])
+        order = np.lexsort((inner, block, index.block_sizes[opened][block]))  # a small block's places share its mass
+        expected = index.decode(block[order], inner[order])[:12].tolist()
+        assert all(place["poi_id"] == expected for place in places)
 
 
 def test_the_knob_moves_from_returning_to_exploring(

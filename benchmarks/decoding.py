@@ -1,0 +1,197 @@
+"""recommend() beside `generate(num_beams=)` with a prefix constraint: time, peak memory, and whether they agree.
+
+python benchmarks/decoding.py                                            # small, for a look
+python benchmarks/decoding.py --num-pois 96000 --num-actions 512 --batch 16 --hidden-size 256 --num-layers 4 \
+    --generate-batch 4 --repeats 3                                       # 50 beams, some 2,000 blocks of at most 64
+
+A model with random weights (large enough for the scores to differ) over clustered places, histories of `--num-actions`
+actions, the same seed for all sides. Each side runs in a process of its own: the median of `--repeats` calls after a
+warm-up, and the growth of the process's peak memory over what it held before the first call. Both sides start from the
+same encoded requests; recommend() is timed as users call it, so with encoding.
+
+The return-explore head is off for the comparison, for it does not decode from a key-value cache; the third line shows
+recommend() with it. generate() copies the history once per beam before it reads it; where that does not fit into memory
+`--generate-batch` hands it fewer histories at a time (its time is then the sum over them, its memory that of one part).
+Both are exact over the same opened blocks, so all places and their log-probabilities must agree.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from spacetime_gr import POIIndex, SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRTokenizer
+
+SIDES = ("recommend", "generate", "recommend with return-explore")
+WHEN = 1_360_000_000
+K = 10
+
+
+def world(options: argparse.Namespace) -> tuple[SpacetimeGRTokenizer, list[dict[str, Any]]]:
+    """Clustered places, and histories that return to few of them."""
+    rng = np.random.default_rng(0)
+    town = rng.integers(0, 40, options.num_pois)
+    center = rng.uniform((30.0, 100.0), (40.0, 120.0), (40, 2))
+    spread = rng.normal(0, 0.05, (options.num_pois, 2))
+    pois = pa.table(
+        {
+            "poi_id": np.arange(options.num_pois),
+            "latitude": center[town, 0] + spread[:, 0],
+            "longitude": center[town, 1] + spread[:, 1],
+            "category": [f"c{number}" for number in rng.integers(0, 50, options.num_pois)],
+            "train_visits": rng.zipf(1.5, options.num_pois).clip(max=10_000),
+        }
+    )
+    tokenizer = SpacetimeGRTokenizer(POIIndex.build(pois, max_pois_per_block=64), ["click", "navigate"])
+    histories = [
+        {
+            "poi_row": rng.choice(rng.integers(0, options.num_pois, 60), options.num_actions),
+            "timestamp": WHEN - np.cumsum(rng.integers(600, 40_000, options.num_actions))[::-1],
+        }
+        for _ in range(options.batch)
+    ]
+    return tokenizer, histories
+
+
+class CachedModel(SpacetimeGRForCausalLM):
+    """The model with the inputs that `generate` has to hand it: side inputs for the history, none for new tokens."""
+
+    def prepare_inputs_for_generation(self, input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> dict:
+        """The whole row at first, then the newest token at the position after."""
+        kept = ("past_key_values", "use_cache", "logits_to_keep")
+        common = {"past_key_values": past_key_values, **{name: kwargs[name] for name in kept if name in kwargs}}
+        if past_key_values is None or past_key_values.get_seq_length() == 0:
+            names = ("position_ids", "user_hash", "user_block", "gap", "category", "cell", "local_time")
+            return {"input_ids": input_ids, **common, **{name: kwargs[name] for name in names}}
+        position = torch.full_like(input_ids[:, -1:], input_ids.shape[1] - 1)
+        return {"input_ids": input_ids[:, -1:], "position_ids": position, **common}
+
+
+def make_model(tokenizer: SpacetimeGRTokenizer, options: argparse.Namespace) -> CachedModel:
+    """The model of a side."""
+    torch.manual_seed(0)
+    config = SpacetimeGRConfig(
+        **tokenizer.config_kwargs(),
+        hidden_size=options.hidden_size,
+        num_hidden_layers=options.num_layers,
+        return_explore=options.side == SIDES[2],
+        initializer_range=0.1,
+    )
+    model = CachedModel(config)
+    model.load_places(tokenizer.index)
+    return model.eval()
+
+
+def by_generate(
+    model: CachedModel, tokenizer: SpacetimeGRTokenizer, histories: list[dict[str, Any]], options: argparse.Namespace
+) -> list[dict[str, list]]:
+    """Beam search over the two tokens, held to pairs that exist."""
+    vocabulary, index = tokenizer.vocabulary, tokenizer.index
+    blocks = list(range(vocabulary.block_start, vocabulary.block_start + index.num_blocks))
+    inners = [list(range(vocabulary.inner_start, vocabulary.inner_start + size)) for size in index.block_sizes]
+
+    def allowed(_: int, ids: torch.Tensor) -> list[int]:
+        last = int(ids[-1]) - vocabulary.block_start
+        return blocks if last < 0 else inners[last]
+
+    places = []
+    for start in range(0, len(histories), options.generate_batch or len(histories)):
+        part = histories[start : start + (options.generate_batch or len(histories))]
+        inputs = tokenizer.encode_requests(*tokenizer.columns(part), when=WHEN)
+        inputs.pop("labels")
+        with torch.inference_mode():
+            output = model.generate(
+                **inputs,
+                num_beams=options.num_beams,
+                num_return_sequences=K,
+                max_new_tokens=2,
+                do_sample=False,
+                length_penalty=0.0,  # scores are sums of log-probabilities
+                eos_token_id=None,
+                prefix_allowed_tokens_fn=allowed,
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+        pairs = output.sequences[:, -2:].numpy()
+        ids = index.decode(pairs[:, 0] - vocabulary.block_start, pairs[:, 1] - vocabulary.inner_start)
+        scores = output.sequences_scores.view(-1, K).tolist()
+        places += [
+            {"poi_id": chosen.tolist(), "log_prob": score}
+            for chosen, score in zip(ids.reshape(-1, K), scores, strict=True)
+        ]
+    return places
+
+
+def run_side(options: argparse.Namespace) -> None:
+    """Time one side and print its result as JSON."""
+    torch.set_flush_denormal(True)
+    tokenizer, histories = world(options)
+    model = make_model(tokenizer, options)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = []
+    for _ in range(options.repeats + 1):  # the first warms up
+        started = time.perf_counter()
+        if options.side == "generate":
+            places = by_generate(model, tokenizer, histories, options)
+        else:
+            places = model.recommend(tokenizer, histories, when=WHEN, k=K, num_beams=options.num_beams)
+        seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = {
+        "seconds": median(seconds[1:]),
+        "growth_mb": (peak - before) / 1024,
+        "peak_mb": peak / 1024,
+        "blocks": tokenizer.index.num_blocks,
+        "places": places,
+    }
+    print(json.dumps(result))
+
+
+def main() -> None:
+    """Run each side in a process of its own and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-pois", type=int, default=5_000)
+    parser.add_argument("--num-actions", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--num-beams", type=int, default=50)
+    parser.add_argument("--hidden-size", type=int, default=64)
+    parser.add_argument("--num-layers", type=int, default=2)
+    parser.add_argument("--generate-batch", type=int, default=0, help="histories per generate(); 0: all")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        run_side(options)
+        return
+    results = {}
+    for side in SIDES:
+        command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
+        results[side] = json.loads(output.splitlines()[-1])
+    ours, theirs = results["recommend"], results["generate"]
+    print(f"{ours['blocks']} blocks, {options.num_beams} beams, {options.batch} x {options.num_actions} actions\n")
+    print(
+        "| decoding | median s | times | peak memory over the model's, MB | whole process, MB |\n|---|---|---|---|---|"
+    )
+    for side, result in results.items():
+        times = result["seconds"] / ours["seconds"]
+        print(
+            f"| {side} | {result['seconds']:.3f} | {times:.1f} | {result['growth_mb']:.0f} | {result['peak_mb']:.0f} |"
+        )
+    pairs = list(zip(ours["places"], theirs["places"], strict=True))
+    overlap = np.mean([len(set(one["poi_id"]) & set(other["poi_id"])) / K for one, other in pairs])
+    apart = max(np.abs(np.subtract(one["log_prob"], other["log_prob"])).max() for one, other in pairs)
+    print(f"\ntop-{K} overlap {overlap:.1%}; log-probabilities differ by at most {apart:.1e}")
+
+
+if __name__ == "__main__":
+    main()
