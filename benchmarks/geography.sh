@@ -12,17 +12,18 @@ mkdir -p "$out"
 [ -e "$out/country/events.parquet" ] || python "$repository/benchmarks/index_alternatives.py" country --out "$out/country"
 for name in nyc country; do
   if [ "$name" = nyc ]; then
-    source="$data/nyc_foursquare/splits/lessismore" format=lessismore protocol=lessismore config=nyc
+    source="$data/nyc_foursquare/splits/lessismore" format=lessismore protocol=lessismore config=nyc settings=() targets=6000
   else
     source="$out/country" format=tables protocol=time_split config=quickstart
+    settings=(train.max_steps=250) targets=2000
   fi
   spacetime-gr prepare --source "$source" --format "$format" --out "$out/$name/data" --max-pois-per-block 32
   [ -e "$out/$name/random" ] ||
     python "$repository/benchmarks/index_alternatives.py" variants --data "$out/$name/data" --out "$out/$name"
   for blocks in quadtree grid random; do
     deepspeed --num_accelerators 2 "$repository/launch/pretrain.py" --config "$repository/configs/pretrain/$config.yaml" \
-      data.path="$out/$name/$blocks/data" run.dir="$out/$name/$blocks/run" "$@"
+      data.path="$out/$name/$blocks/data" run.dir="$out/$name/$blocks/run" "${settings[@]}" "$@"
     spacetime-gr evaluate "$out/$name/$blocks/run" --data "$out/$name/$blocks/data" --protocol "$protocol" \
-      --max-targets 6000 --json "$out/$name/$blocks/eval.json" --reuse
+      --max-targets $targets --json "$out/$name/$blocks/eval.json" --reuse
   done
 done
