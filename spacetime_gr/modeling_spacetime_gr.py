@@ -1,7 +1,8 @@
 """Spacetime-GR models: a transformers decoder with side inputs, typed heads and the return-explore head."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from spacetime_gr.modules.growing import grow
 from spacetime_gr.modules.heads import TypedHeadsMixin
 from spacetime_gr.modules.places import PlaceTable
 from spacetime_gr.modules.return_explore import ReturnExplore
+from spacetime_gr.modules.text_decoder import copy_body
 from spacetime_gr.modules.token_cache import past_tokens, remember
 from spacetime_gr.modules.token_rows import TokenRows, default_positions, same_sequence, segments
 from spacetime_gr.modules.typed_heads import BlockScores, InnerScores, RangeLinear
@@ -36,6 +38,7 @@ class SpacetimeGRPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ("past_key_values",)
+    _keep_in_fp32_modules_strict = ("block_centers", "longest_km")  # half precision would move the blocks
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
         # Flash attention, be it the package or a kernel of the hub, reads packed sequences off the positions for a
@@ -46,6 +49,20 @@ class SpacetimeGRPreTrainedModel(PreTrainedModel):
                 f"other; expected one of {', '.join(ATTENTION)}"
             )
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """The token table; its size cannot be changed, since the ids are those of the index.
+
+        Raises:
+            ValueError: another size than the present one is asked for.
+        """
+        if new_num_tokens not in (None, self.config.vocab_size):
+            raise ValueError(
+                f"new_num_tokens is {new_num_tokens}, the vocabulary has {self.config.vocab_size} ids: ranges of "
+                "blocks, inner ids and actions that the index gives, so rows cannot be added or taken away; for new "
+                "places call POIIndex.add and model.grow(tokenizer), for another index build a new model"
+            )
+        return self.get_input_embeddings()
 
 
 class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
@@ -91,6 +108,11 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
             past_key_values: cache of earlier tokens.
             user_hash, user_block, gap, category, cell: side inputs, shape (batch, length); each may be left out.
         """
+        # The decoder has a configuration of its own: what is set on the model's has to be handed on.
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        for name in ("output_attentions", "output_hidden_states"):
+            if kwargs.get(name) is None:
+                kwargs[name] = getattr(self.config, name)
         if inputs_embeds is None:
             inputs_embeds = self.decoder.embed_tokens(input_ids)
         inputs_embeds = inputs_embeds + self.side(self.decoder.embed_tokens, user_hash, user_block, gap, category, cell)
@@ -168,6 +190,21 @@ class SpacetimeGRForCausalLM(
     def get_output_embeddings(self) -> nn.Linear:
         """The token head."""
         return self.lm_head
+
+    @classmethod
+    def from_text_decoder(cls, source: str | Path | PreTrainedModel, config: SpacetimeGRConfig) -> Self:
+        """A new model whose body starts from a text decoder's weights; embeddings and heads start at random.
+
+        Args:
+            source: a folder or hub name of a Qwen3 or Llama checkpoint, or such a model.
+            config: of the new model; its body has the sizes of the text decoder.
+
+        Raises:
+            ValueError: the body and the text decoder do not fit; names each setting with both values.
+        """
+        model = cls(config)
+        copy_body(source, model.model.decoder)
+        return model
 
     def load_places(self, index: POIIndex) -> None:
         """Copy the place tables of an index into the model (they are saved with the weights)."""
@@ -248,21 +285,18 @@ class SpacetimeGRForCausalLM(
             local_time=torch.zeros_like(input_ids) if local_time is None else local_time,
             user_block=torch.zeros_like(input_ids) if user_block is None else user_block,
         )
-        result = SpacetimeGROutput(
-            past_key_values=output.past_key_values, hidden_states=output.hidden_states, attentions=output.attentions
-        )
+        others = {name: output[name] for name in ("past_key_values", "hidden_states", "attentions") if name in output}
         if labels is None:
             if output.past_key_values is not None:
                 rows = remember(output.past_key_values, rows)
             columns = torch.arange(input_ids.shape[1], device=input_ids.device)
             columns = columns[-logits_to_keep:] if isinstance(logits_to_keep, int) else columns[logits_to_keep]
-            result.logits = self._next_log_probs(rows, columns + (rows.input_ids.shape[1] - input_ids.shape[1]))
-            return result
+            columns = columns + (rows.input_ids.shape[1] - input_ids.shape[1])
+            return SpacetimeGROutput(logits=self._next_log_probs(rows, columns), **others)
         sums, counts = self._log_likelihoods(rows, labels)
         total = counts.sum() if num_items_in_batch is None else num_items_in_batch
-        result.loss = -sums.sum() / torch.clamp(torch.as_tensor(total, device=sums.device), min=1.0)
-        result.loss_sums, result.loss_counts = -sums.detach(), counts
-        return result
+        loss = -sums.sum() / torch.clamp(torch.as_tensor(total, device=sums.device), min=1.0)
+        return SpacetimeGROutput(loss=loss, loss_sums=-sums.detach(), loss_counts=counts, **others)
 
 
 __all__ = ["SpacetimeGRForCausalLM", "SpacetimeGRModel", "SpacetimeGROutput", "SpacetimeGRPreTrainedModel"]

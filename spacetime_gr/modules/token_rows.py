@@ -65,8 +65,8 @@ class Queries:
         return values.flatten(0, 1) if torch.compiler.is_compiling() else values[self.supervised]
 
     def classes(self, first: int) -> Tensor:
-        """Targets of the selected slots, counted from the token of class 0."""
-        return (self.select(self.target) - first).clamp(min=0)
+        """Targets of the selected slots, counted from the token of class 0; 0 where nothing is supervised."""
+        return self.select(torch.where(self.supervised, self.target - first, 0))
 
     def total(self, values: Tensor) -> Tensor:
         """Sum over the supervised slots of values of the selected ones."""
