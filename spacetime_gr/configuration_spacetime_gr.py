@@ -41,7 +41,7 @@ class SpacetimeGRConfig(PreTrainedConfig):
     """
 
     model_type = "spacetime_gr"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
 
     num_blocks: int = 1
     num_inner: int = 1

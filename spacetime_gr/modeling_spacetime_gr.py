@@ -1,30 +1,28 @@
 """Spacetime-GR models: a transformers decoder with side inputs, typed heads and the return-explore head."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.generation.recommend import RecommendMixin
+from spacetime_gr.generation.side_inputs import SideInputsMixin
 from spacetime_gr.index import POIIndex
 from spacetime_gr.modules.embeddings import SideEmbeddings
 from spacetime_gr.modules.growing import grow
+from spacetime_gr.modules.heads import TypedHeadsMixin
 from spacetime_gr.modules.places import PlaceTable
-from spacetime_gr.modules.return_explore import Memory, Pointer, ReturnExplore, mix_into, pointed_log_mass, relations
-from spacetime_gr.modules.token_rows import Queries, TokenRows, default_positions, segments
-from spacetime_gr.modules.typed_heads import (
-    NEVER,
-    BlockScores,
-    InnerScores,
-    RangeLinear,
-    chunked_log_likelihood,
-    full_precision,
-)
+from spacetime_gr.modules.return_explore import ReturnExplore
+from spacetime_gr.modules.text_decoder import copy_body
+from spacetime_gr.modules.token_cache import past_tokens, remember
+from spacetime_gr.modules.token_rows import TokenRows, default_positions, same_sequence, segments
+from spacetime_gr.modules.typed_heads import BlockScores, InnerScores, RangeLinear
 from spacetime_gr.tokenization_spacetime_gr import SpacetimeGRTokenizer
 
 ATTENTION = ("sdpa", "eager")  # implementations that take the mask of packed rows
@@ -40,6 +38,7 @@ class SpacetimeGRPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ("past_key_values",)
+    _keep_in_fp32_modules_strict = ("block_centers", "longest_km")  # half precision would move the blocks
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
         # Flash attention, be it the package or a kernel of the hub, reads packed sequences off the positions for a
@@ -50,6 +49,20 @@ class SpacetimeGRPreTrainedModel(PreTrainedModel):
                 f"other; expected one of {', '.join(ATTENTION)}"
             )
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """The token table; its size cannot be changed, since the ids are those of the index.
+
+        Raises:
+            ValueError: another size than the present one is asked for.
+        """
+        if new_num_tokens not in (None, self.config.vocab_size):
+            raise ValueError(
+                f"new_num_tokens is {new_num_tokens}, the vocabulary has {self.config.vocab_size} ids: ranges of "
+                "blocks, inner ids and actions that the index gives, so rows cannot be added or taken away; for new "
+                "places call POIIndex.add and model.grow(tokenizer), for another index build a new model"
+            )
+        return self.get_input_embeddings()
 
 
 class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
@@ -70,6 +83,7 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
         """Replace the token table."""
         self.decoder.embed_tokens = value
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -94,6 +108,11 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
             past_key_values: cache of earlier tokens.
             user_hash, user_block, gap, category, cell: side inputs, shape (batch, length); each may be left out.
         """
+        # The decoder has a configuration of its own: what is set on the model's has to be handed on.
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        for name in ("output_attentions", "output_hidden_states"):
+            if kwargs.get(name) is None:
+                kwargs[name] = getattr(self.config, name)
         if inputs_embeds is None:
             inputs_embeds = self.decoder.embed_tokens(input_ids)
         inputs_embeds = inputs_embeds + self.side(self.decoder.embed_tokens, user_hash, user_block, gap, category, cell)
@@ -101,7 +120,10 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
         if position_ids is None:
             position_ids = default_positions(inputs_embeds, attention_mask, past_length)
         if attention_mask is None or attention_mask.dim() == 2:
-            mask = attention_mask if past_length else self._packed_mask(position_ids, inputs_embeds.dtype)
+            if past_length:
+                mask = attention_mask
+            else:
+                mask = self._backend_mask(same_sequence(segments(position_ids, attention_mask)), inputs_embeds.dtype)
         else:
             mask = self._backend_mask(attention_mask, inputs_embeds.dtype)
         output = self.decoder(
@@ -114,13 +136,6 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
         )
         output.last_hidden_state = self.dropout(output.last_hidden_state)
         return output
-
-    def _packed_mask(self, position_ids: Tensor, dtype: torch.dtype) -> Tensor:
-        """Causal mask that stays inside each packed sequence."""
-        segment = segments(position_ids)
-        length = position_ids.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=position_ids.device).tril()
-        return self._backend_mask(((segment.unsqueeze(1) == segment.unsqueeze(2)) & causal).unsqueeze(1), dtype)
 
     def _backend_mask(self, allowed: Tensor, dtype: torch.dtype) -> Tensor:
         """A boolean mask in the form the attention implementation takes: eager attention adds it to the scores."""
@@ -144,7 +159,9 @@ class SpacetimeGROutput(CausalLMOutputWithPast):
     loss_counts: Tensor | None = None
 
 
-class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, GenerationMixin):
+class SpacetimeGRForCausalLM(
+    SpacetimeGRPreTrainedModel, TypedHeadsMixin, RecommendMixin, SideInputsMixin, GenerationMixin
+):
     """Next-token model over actions: `u -> block -> inner -> a`, each predicted within its own type's range."""
 
     _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}  # noqa: RUF012
@@ -174,6 +191,21 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         """The token head."""
         return self.lm_head
 
+    @classmethod
+    def from_text_decoder(cls, source: str | Path | PreTrainedModel, config: SpacetimeGRConfig) -> Self:
+        """A new model whose body starts from a text decoder's weights; embeddings and heads start at random.
+
+        Args:
+            source: a folder or hub name of a Qwen3 or Llama checkpoint, or such a model.
+            config: of the new model; its body has the sizes of the text decoder.
+
+        Raises:
+            ValueError: the body and the text decoder do not fit; names each setting with both values.
+        """
+        model = cls(config)
+        copy_body(source, model.model.decoder)
+        return model
+
     def load_places(self, index: POIIndex) -> None:
         """Copy the place tables of an index into the model (they are saved with the weights)."""
         self.places.load(index)
@@ -182,15 +214,17 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
         """Fit the model to its tokenizer's grown index, in place; see `modules.growing.grow`."""
         grow(self, tokenizer)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | float | None = None,
         user_hash: Tensor | None = None,
         user_block: Tensor | None = None,
@@ -204,200 +238,65 @@ class SpacetimeGRForCausalLM(SpacetimeGRPreTrainedModel, RecommendMixin, Generat
 
         Args:
             input_ids: tokens, shape (batch, length).
+            past_key_values: cache of earlier tokens, filled by this method; it holds them for the pointer, too.
+            inputs_embeds: in place of the tokens' embeddings, (batch, length, hidden_size). The tokens are needed all
+                the same: they tell what type comes next.
             labels: like `input_ids`, -100 where nothing is supervised.
-            logits_to_keep: compute logits of the last so many positions only (0: all).
+            logits_to_keep: compute logits of the last so many positions only (0: all), or of these columns.
             num_items_in_batch: what the summed loss is divided by; default the supervised tokens of this batch.
             local_time: local seconds of each token's action, 0 unknown; read by the return-explore head.
             Others: as `SpacetimeGRModel.forward`.
 
         Raises:
-            ValueError: a cache of earlier tokens is given with the return-explore head on, whose memory of the history
-                the cache does not hold: decode with `recommend`, or pass the whole history.
+            ValueError: there are no tokens, the cache holds tokens but not for the heads, or labels stand with a cache.
         """
-        if self.config.return_explore and past_key_values is not None and past_key_values.get_seq_length() > 0:
+        if input_ids is None:
             raise ValueError(
-                "the return-explore head points into the whole history, which a key-value cache does not hold: "
-                "call recommend(), or forward() on the whole history with use_cache=False"
+                "input_ids is missing; expected it with inputs_embeds, too: the tokens tell what type comes next"
             )
-        side = {"user_hash": user_hash, "user_block": user_block, "gap": gap, "category": category, "cell": cell}
+        past = past_tokens(past_key_values)
+        if past is not None and labels is not None:
+            raise ValueError("labels with a cache of earlier tokens; train on whole rows, without past_key_values")
+        if position_ids is None:
+            past_length = 0 if past is None else past.input_ids.shape[1]
+            position_ids = default_positions(input_ids, attention_mask, past_length)
+        past_segment = None if past is None else past.segment
+        segment = segments(position_ids.expand_as(input_ids), attention_mask, past_segment)
+        if attention_mask is None or attention_mask.dim() == 2:
+            attention_mask = same_sequence(segment, past_segment)
         output = self.model(
-            input_ids=input_ids,
+            input_ids=None if inputs_embeds is not None else input_ids,
+            inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
-            **side,
+            user_hash=user_hash,
+            user_block=user_block,
+            gap=gap,
+            category=category,
+            cell=cell,
             **kwargs,
         )
-        if position_ids is None:
-            position_ids = default_positions(output.last_hidden_state, attention_mask, 0)
         rows = TokenRows(
             input_ids=input_ids,
             hidden=output.last_hidden_state,
-            segment=segments(position_ids),
+            segment=segment,
             local_time=torch.zeros_like(input_ids) if local_time is None else local_time,
             user_block=torch.zeros_like(input_ids) if user_block is None else user_block,
         )
-        result = SpacetimeGROutput(
-            past_key_values=output.past_key_values, hidden_states=output.hidden_states, attentions=output.attentions
-        )
+        others = {name: output[name] for name in ("past_key_values", "hidden_states", "attentions") if name in output}
         if labels is None:
-            result.logits = self._next_log_probs(rows, logits_to_keep)
-            return result
-        likelihoods = self._log_likelihoods(rows, labels)
-        sums = torch.stack([-values.sum() for values in likelihoods])
-        counts = torch.tensor([len(values) for values in likelihoods], dtype=torch.float32, device=sums.device)
+            if output.past_key_values is not None:
+                rows = remember(output.past_key_values, rows)
+            columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+            columns = columns[-logits_to_keep:] if isinstance(logits_to_keep, int) else columns[logits_to_keep]
+            columns = columns + (rows.input_ids.shape[1] - input_ids.shape[1])
+            return SpacetimeGROutput(logits=self._next_log_probs(rows, columns), **others)
+        sums, counts = self._log_likelihoods(rows, labels)
         total = counts.sum() if num_items_in_batch is None else num_items_in_batch
-        result.loss = sums.sum() / torch.clamp(torch.as_tensor(total, device=sums.device), min=1.0)
-        result.loss_sums, result.loss_counts = sums.detach(), counts
-        return result
-
-    # ---------------------------------------------------------------- loss
-
-    def _log_likelihoods(self, rows: TokenRows, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities of the supervised block, inner and action tokens, one flat float32 tensor each."""
-        vocabulary = self.config.vocabulary
-        memory = rows.memory(self.config)
-        following = functional.pad(labels[:, 1:], (0, 1), value=-100)  # what each position has to predict
-
-        block_query = rows.queries(vocabulary.context_start, vocabulary.block_start, following)
-        block_start = vocabulary.block_start
-        block = chunked_log_likelihood(
-            lambda hidden, standing: self.block_scores(self.lm_head, self.places, hidden, standing),
-            (block_query.hidden_n, block_query.pick(rows.user_block)),
-            block_query.target_n - block_start,
-            self.config.loss_chunk_size,
-            block_query.num_slots,
-        )
-        if self.config.return_explore:
-            block = self._mix(self.block_pointer, rows, memory, block_query, memory.block, None, block)
-
-        inner_query = rows.queries(vocabulary.block_start, vocabulary.inner_start, following)
-        inner = chunked_log_likelihood(
-            lambda hidden, blocks: self.inner_scores(self.lm_head, self.places, hidden, blocks),
-            (inner_query.hidden_n, inner_query.pick(rows.input_ids) - block_start),
-            inner_query.target_n - vocabulary.inner_start,
-            self.config.loss_chunk_size,
-            inner_query.num_slots,
-        )
-        if self.config.return_explore:
-            # The queries' own blocks, not the memory's: an unknown place takes a slot of the memory and none here.
-            current_block = rows.input_ids.gather(1, inner_query.position)
-            inner = self._mix(self.inner_pointer, rows, memory, inner_query, memory.inner, current_block, inner)
-
-        action_query = rows.queries(vocabulary.inner_start, vocabulary.action_start, following)
-        action_start = vocabulary.action_start
-        action = chunked_log_likelihood(
-            lambda hidden: self.lm_head(hidden, action_start, action_start + vocabulary.num_actions),
-            (action_query.hidden_n,),
-            action_query.target_n - action_start,
-            self.config.loss_chunk_size,
-            action_query.num_slots,
-        )
-        return block, inner, action
-
-    def _mix(
-        self,
-        head: ReturnExplore,
-        rows: TokenRows,
-        memory: Memory,
-        query: Queries,
-        pointed: Tensor,
-        current_block: Tensor | None,
-        explore: Tensor,
-    ) -> Tensor:
-        """Log-likelihoods of the mixture, from those of the softmax part; shape (supervised,)."""
-        segment, local_time, user_block = (
-            values.gather(1, query.position) for values in (rows.segment, rows.local_time, rows.user_block)
-        )
-        pointer = self._point(
-            head, memory, query.hidden, query.position, segment, local_time, user_block, pointed, current_block
-        )
-        mass = pointed_log_mass(pointer.log_weights, pointed.unsqueeze(1) == query.target.unsqueeze(2))
-        supervised = query.supervised
-        return torch.logaddexp(
-            pointer.log_explore[supervised] + explore, pointer.log_return[supervised] + mass[supervised]
-        )
-
-    def _point(
-        self,
-        head: ReturnExplore,
-        memory: Memory,
-        hidden: Tensor,
-        position: Tensor,
-        segment: Tensor,
-        local_time: Tensor,
-        user_block: Tensor,
-        pointed: Tensor,
-        current_block: Tensor | None = None,
-        explore_odds: float = 1.0,
-        candidates: int = 1,
-    ) -> Pointer:
-        """Pointer and gate at a grid of queries.
-
-        Args:
-            hidden: of the queries, shape (batch, queries * candidates, hidden_size).
-            position, segment, local_time, user_block: of the queries, shape (batch, queries).
-            pointed: the tokens that the memories stand for, shape (batch, slots).
-            current_block: block tokens of the queries, when only memories in that block count.
-            explore_odds: factor on the gate's odds (the discovery knob).
-            candidates: how many states in a row share one query's place in the sequence.
-        """
-        visible = memory.before(position, segment)
-        start = self.config.vocabulary.block_start
-        distance_km = self.places.distance_km((user_block - start).unsqueeze(2), (memory.block - start).unsqueeze(1))
-        relation = relations(memory, local_time, distance_km, visible)
-        if candidates > 1:
-            visible = visible.repeat_interleave(candidates, dim=1)
-            relation = tuple(kind.repeat_interleave(candidates, dim=1) for kind in relation)
-        if current_block is not None:
-            visible = visible & (memory.block.unsqueeze(1) == current_block.unsqueeze(2))
-        return Pointer(pointed, *head(hidden, memory, visible, relation, explore_odds))
-
-    # ---------------------------------------------------------------- next-token distribution
-
-    def _next_log_probs(self, rows: TokenRows, logits_to_keep: int) -> Tensor:
-        """Log-probabilities over the vocabulary at the last positions, shape (batch, kept, vocab_size)."""
-        vocabulary = self.config.vocabulary
-        batch, length = rows.input_ids.shape
-        kept = length if logits_to_keep == 0 else min(logits_to_keep, length)
-        position = torch.arange(length - kept, length, device=rows.input_ids.device).expand(batch, -1)
-        current = rows.input_ids[:, -kept:]
-        hidden = rows.hidden[:, -kept:]
-        logits = torch.full_like(full_precision(hidden[..., :1]), NEVER).repeat(1, 1, vocabulary.size)
-        memory = rows.memory(self.config)
-        where = (position, rows.segment[:, -kept:], rows.local_time[:, -kept:], rows.user_block[:, -kept:])
-
-        at_context = (current >= vocabulary.context_start) & (current < vocabulary.block_start)
-        if at_context.any():
-            scores = self.block_scores(
-                self.lm_head, self.places, hidden[at_context], rows.user_block[:, -kept:][at_context]
-            )
-            log_probs = functional.log_softmax(full_precision(scores), dim=-1)
-            if self.config.return_explore:
-                pointer = self._point(self.block_pointer, memory, hidden, *where, memory.block)
-                log_probs = mix_into(log_probs, pointer, vocabulary.block_start, at_context)
-            logits[..., vocabulary.block_start : vocabulary.inner_start][at_context] = log_probs
-        at_block = (current >= vocabulary.block_start) & (current < vocabulary.inner_start)
-        if at_block.any():
-            blocks = current[at_block] - vocabulary.block_start
-            scores = self.inner_scores(self.lm_head, self.places, hidden[at_block], blocks)
-            log_probs = functional.log_softmax(full_precision(scores), dim=-1)
-            if self.config.return_explore:
-                pointer = self._point(self.inner_pointer, memory, hidden, *where, memory.inner, current)
-                log_probs = mix_into(log_probs, pointer, vocabulary.inner_start, at_block)
-            logits[..., vocabulary.inner_start : vocabulary.action_start][at_block] = log_probs
-        at_inner = (current >= vocabulary.inner_start) & (current < vocabulary.action_start)
-        if at_inner.any():
-            scores = self.lm_head(hidden[at_inner], vocabulary.action_start, vocabulary.size)
-            logits[..., vocabulary.action_start :][at_inner] = functional.log_softmax(full_precision(scores), dim=-1)
-        at_action = (current >= vocabulary.action_start) | (current < vocabulary.context_start)
-        if at_action.any():
-            scores = self.lm_head(hidden[at_action], vocabulary.context_start, vocabulary.block_start)
-            logits[..., vocabulary.context_start : vocabulary.block_start][at_action] = functional.log_softmax(
-                full_precision(scores), dim=-1
-            )
-        return logits
+        loss = -sums.sum() / torch.clamp(torch.as_tensor(total, device=sums.device), min=1.0)
+        return SpacetimeGROutput(loss=loss, loss_sums=-sums.detach(), loss_counts=counts, **others)
 
 
 __all__ = ["SpacetimeGRForCausalLM", "SpacetimeGRModel", "SpacetimeGROutput", "SpacetimeGRPreTrainedModel"]

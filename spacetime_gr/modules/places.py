@@ -1,6 +1,7 @@
 """What the heads know of the places themselves: which inner ids a block has, what they are, and where blocks lie."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -43,6 +44,15 @@ class PlaceTable(nn.Module):
         self.register_buffer("category", torch.zeros(config.num_pois, dtype=torch.int32))
         self.register_buffer("cell", torch.zeros(config.num_pois, dtype=torch.uint8))
         self.register_buffer("popularity", torch.zeros(config.num_pois, dtype=torch.uint8))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PlaceTable":
+        # Half precision would move blocks by kilometres, so a cast of the model leaves the coordinates in float32.
+        exact = {"block_centers": self.block_centers, "longest_km": self.longest_km}
+        super()._apply(fn, recurse)
+        for name, values in exact.items():
+            if (moved := getattr(self, name)).dtype.itemsize < 4:
+                setattr(self, name, values.to(moved.device))
+        return self
 
     @torch.no_grad()
     def load(self, index: POIIndex) -> None:

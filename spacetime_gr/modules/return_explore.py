@@ -168,25 +168,20 @@ class Pointer:
     log_return: Tensor
 
 
-def mix_into(log_probs: Tensor, pointer: Pointer, first_token: int, chosen: Tensor | None = None) -> Tensor:
-    """Log-probabilities of the mixture over a whole range of tokens.
+def mix_into(log_probs: Tensor, pointer: Pointer, first_token: int) -> Tensor:
+    """Log-probabilities of the mixture over a whole range of tokens, shape (batch * queries, classes).
 
     Args:
-        log_probs: softmax part, shape (n, classes), one row per chosen query (row by row of the batch).
+        log_probs: softmax part, shape (batch * queries, classes).
         pointer: pointer at the grid of queries.
         first_token: token id of class 0.
-        chosen: which queries of the grid, shape (batch, queries); default all.
     """
     batch, queries, slots = pointer.log_weights.shape
     classes = log_probs.shape[-1]
     target = (pointer.tokens - first_token).clamp(0, classes - 1).unsqueeze(1).expand(batch, queries, slots)
     mass = log_probs.new_zeros(batch, queries, classes)
-    mass.scatter_add_(2, target, pointer.log_weights.exp())
-    log_explore, log_return = pointer.log_explore, pointer.log_return
-    if chosen is None:
-        chosen = torch.ones(batch, queries, dtype=torch.bool, device=log_probs.device)
-    mass = mass[chosen]
+    mass = mass.scatter_add(2, target, pointer.log_weights.exp()).flatten(0, 1)
     # Never been there: no mass at all, so that what cannot be (a spare block) keeps a probability of zero.
     returned = mass.clamp(min=torch.finfo(mass.dtype).tiny).log().masked_fill(mass == 0, NEVER)
-    returned = returned + log_return[chosen].unsqueeze(-1)
-    return torch.logaddexp(log_explore[chosen].unsqueeze(-1) + log_probs, returned)
+    returned = returned + pointer.log_return.flatten().unsqueeze(-1)
+    return torch.logaddexp(pointer.log_explore.flatten().unsqueeze(-1) + log_probs, returned)

@@ -1,6 +1,6 @@
 """Token rows after the decoder: which sequence a token belongs to, and the positions where each type is predicted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -8,35 +8,6 @@ from torch import Tensor
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.modules.return_explore import Memory, typed_slots
 from spacetime_gr.vocabulary import TOKENS_PER_ACTION
-
-
-@dataclass
-class Queries:
-    """Positions of one token type in fixed slots, and which of them are supervised."""
-
-    position: Tensor
-    supervised: Tensor
-    target: Tensor
-    hidden: Tensor
-
-    @property
-    def num_slots(self) -> int:
-        """Slots of the whole batch: the most supervised positions there can be."""
-        return self.position.numel()
-
-    @property
-    def hidden_n(self) -> Tensor:
-        """States of the supervised positions, shape (supervised, hidden_size)."""
-        return self.hidden[self.supervised]
-
-    @property
-    def target_n(self) -> Tensor:
-        """Target tokens of the supervised positions, shape (supervised,)."""
-        return self.target[self.supervised]
-
-    def pick(self, values: Tensor) -> Tensor:
-        """Values (batch, length) at the supervised positions, shape (supervised,)."""
-        return values.gather(1, self.position)[self.supervised]
 
 
 @dataclass
@@ -49,28 +20,97 @@ class TokenRows:
     local_time: Tensor
     user_block: Tensor
 
+    def at(self, position: Tensor) -> "TokenRows":
+        """The tokens at some positions, shape (batch, queries)."""
+
+        def pick(values: Tensor) -> Tensor:
+            trailing = values.shape[2:]
+            index = position.reshape(*position.shape, *(1 for _ in trailing)).expand(*position.shape, *trailing)
+            return values.gather(1, index)
+
+        return TokenRows(*(pick(getattr(self, field.name)) for field in fields(self)))
+
     def memory(self, config: SpacetimeGRConfig) -> Memory:
         """Past actions that a pointer may point to."""
         is_action = self.input_ids >= config.vocabulary.action_start
         return Memory.collect(self.input_ids, self.hidden, self.segment, self.local_time, is_action)
 
-    def queries(self, first: int, stop: int, following: Tensor) -> Queries:
+    def queries(self, first: int, stop: int, following: Tensor) -> "Queries":
         """The positions whose token lies in [first, stop), with what follows each of them."""
         num_slots = self.input_ids.shape[1] // TOKENS_PER_ACTION + 1
         position, filled = typed_slots((self.input_ids >= first) & (self.input_ids < stop), num_slots)
         target = following.gather(1, position)
-        hidden = self.hidden.gather(1, position.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1]))
-        return Queries(position, filled & (target >= stop), target, hidden)
+        return Queries(position, filled & (target >= stop), target, self.at(position))
 
 
-def segments(position_ids: Tensor) -> Tensor:
-    """Number of the packed sequence that each token belongs to: positions restart at 0 with each, shape as given."""
-    return (position_ids == 0).cumsum(-1)
+@dataclass
+class Queries:
+    """Positions of one token type in fixed slots, and which of them are supervised; all (batch, slots)."""
+
+    position: Tensor
+    supervised: Tensor
+    target: Tensor
+    tokens: TokenRows
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of the whole batch: the most supervised positions there can be."""
+        return self.position.numel()
+
+    def select(self, values: Tensor) -> Tensor:
+        """Values (batch, slots[, width]) of the supervised slots, shape (supervised[, width]).
+
+        A traced graph has to have fixed shapes: there it is all slots, and `total` leaves out what is not supervised.
+        """
+        return values.flatten(0, 1) if torch.compiler.is_compiling() else values[self.supervised]
+
+    def classes(self, first: int) -> Tensor:
+        """Targets of the selected slots, counted from the token of class 0; 0 where nothing is supervised."""
+        return self.select(torch.where(self.supervised, self.target - first, 0))
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over the supervised slots of values of the selected ones."""
+        return torch.where(self.select(self.supervised), values, 0.0).sum()
 
 
-def default_positions(hidden: Tensor, attention_mask: Tensor | None, past_length: int) -> Tensor:
-    """Positions counted from the mask of real tokens (or from 0), shape (batch, length)."""
-    batch, length = hidden.shape[:2]
+def segments(position_ids: Tensor, attention_mask: Tensor | None = None, past: Tensor | None = None) -> Tensor:
+    """Number of the packed sequence that each token belongs to, shape as given; 0 for padding.
+
+    Args:
+        position_ids: positions restart at 0 with each sequence.
+        attention_mask: 1 for real tokens, of which the last columns count; default all are real.
+        past: segments of cached tokens before these.
+    """
+    segment = (position_ids == 0).cumsum(-1)
+    if past is not None:
+        segment = segment + past.amax(dim=1, keepdim=True)
     if attention_mask is None or attention_mask.dim() != 2:
-        return (torch.arange(length, device=hidden.device) + past_length).expand(batch, length)
+        return segment
+    return segment * (attention_mask[:, -segment.shape[1] :] != 0)
+
+
+def same_sequence(segment: Tensor, past: Tensor | None = None) -> Tensor:
+    """Attention mask that is causal and stays inside each packed sequence, shape (batch, 1, length, past + length).
+
+    Args:
+        segment: of the tokens that ask, shape (batch, length).
+        past: of cached tokens before them.
+    """
+    keys = segment if past is None else torch.cat([past, segment], dim=1)
+    causal = torch.ones(segment.shape[1], keys.shape[1], dtype=torch.bool, device=segment.device)
+    causal = causal.tril(keys.shape[1] - segment.shape[1])
+    return ((segment.unsqueeze(2) == keys.unsqueeze(1)) & causal).unsqueeze(1)
+
+
+def default_positions(tokens: Tensor, attention_mask: Tensor | None, past_length: int) -> Tensor:
+    """Positions counted from the mask of real tokens (or from 0), shape (batch, length).
+
+    Args:
+        tokens: anything of shape (batch, length, ...).
+        attention_mask: of the past tokens and these, (batch, past_length + length).
+        past_length: cached tokens.
+    """
+    batch, length = tokens.shape[:2]
+    if attention_mask is None or attention_mask.dim() != 2:
+        return (torch.arange(length, device=tokens.device) + past_length).expand(batch, length)
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -length:]

@@ -38,7 +38,7 @@ class BlockScores(nn.Module):
         self.spatial = nn.Linear(config.hidden_size, config.spatial_features // 2) if config.spatial_features else None
 
     def forward(self, lm_head: RangeLinear, places: PlaceTable, hidden: Tensor, user_block: Tensor) -> Tensor:
-        """Scores of shape (n, num_blocks), `NEVER` for spare blocks.
+        """Scores of shape (n, num_blocks), at least float32 (half precision does not hold `NEVER`, of spare blocks).
 
         Args:
             hidden: states at u tokens, shape (n, hidden_size).
@@ -51,7 +51,7 @@ class BlockScores(nn.Module):
             here = places.spatial_features((user_block - start).clamp(min=0)).to(hidden.dtype)
             everywhere = places.spatial_features().to(hidden.dtype)
             scores = scores + (torch.cat([weight, weight], dim=-1) * here) @ everywhere.T
-        return scores.masked_fill(places.block_sizes == 0, NEVER)
+        return full_precision(scores).masked_fill(places.block_sizes == 0, NEVER)
 
 
 class InnerScores(nn.Module):
@@ -67,7 +67,7 @@ class InnerScores(nn.Module):
             self.popularity = nn.Linear(config.hidden_size, NUM_POPULARITY_BUCKETS)
 
     def forward(self, lm_head: RangeLinear, places: PlaceTable, hidden: Tensor, blocks: Tensor) -> Tensor:
-        """Scores of shape (n, num_inner).
+        """Scores of shape (n, num_inner), at least float32.
 
         Args:
             hidden: states at block tokens, shape (n, hidden_size).
@@ -81,7 +81,7 @@ class InnerScores(nn.Module):
             scores = scores + self.category(hidden).gather(-1, places.category[positions].long())
             scores = scores + self.cell(hidden).gather(-1, places.cell[positions].long())
             scores = scores + self.popularity(hidden).gather(-1, places.popularity[positions].long())
-        return scores.masked_fill(~exists, NEVER)
+        return full_precision(scores).masked_fill(~exists, NEVER)
 
 
 def chunked_log_likelihood(

@@ -9,7 +9,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from spacetime_gr import SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRTokenizer
-from spacetime_gr.modules.return_explore import Pointer, mix_into
 from tests.spacetime_gr.conftest import make_histories
 
 
@@ -203,25 +202,6 @@ def test_no_history_means_exploring(tokenizer: SpacetimeGRTokenizer) -> None:
     plain.load_state_dict(model.state_dict(), strict=False)
     with torch.no_grad():
         torch.testing.assert_close(model(**request).logits, plain(**request).logits, rtol=1e-5, atol=1e-4)
-
-
-def test_mix_into_with_nothing_chosen_is_empty() -> None:
-    pointer = _pointer(torch.zeros(1, 2, 3))
-    assert mix_into(torch.zeros(0, 4), pointer, 0, torch.zeros(1, 2, dtype=torch.bool)).shape == (0, 4)
-
-
-def _pointer(log_weights: torch.Tensor) -> Pointer:
-    batch, queries, slots = log_weights.shape
-    gate = torch.full((batch, queries), 0.5).log()
-    return Pointer(torch.zeros(batch, slots, dtype=torch.long), log_weights, gate, gate)
-
-
-def test_a_cache_of_the_past_is_refused_with_the_pointer(tokenizer: SpacetimeGRTokenizer) -> None:
-    model = make_model(tokenizer)
-    batch = batch_of(tokenizer, 10, [3])
-    cache = model(**batch, use_cache=True).past_key_values
-    with pytest.raises(ValueError, match="recommend"):
-        model(input_ids=batch["input_ids"][:, :1], past_key_values=cache)
 
 
 def test_saved_model_is_the_same(tokenizer: SpacetimeGRTokenizer, tmp_path: Path) -> None:
