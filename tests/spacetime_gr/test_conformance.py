@@ -13,14 +13,19 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    DataCollatorWithPadding,
     PreTrainedModel,
+    Trainer,
+    TrainingArguments,
 )
 
 from spacetime_gr import SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRModel, SpacetimeGRTokenizer
+from tests.spacetime_gr.conftest import make_histories
 from tests.spacetime_gr.test_modeling_spacetime_gr import batch_of, make_model
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -270,6 +275,42 @@ def test_half_precision(model: SpacetimeGRForCausalLM, labelled: dict[str, Tenso
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+class Histories(Dataset):
+    """Encoded histories of several lengths, one per item."""
+
+    def __init__(self, tokenizer: SpacetimeGRTokenizer) -> None:
+        self.items = [dict(tokenizer(history)) for history in make_histories(61, [5, 8, 3, 6, 9, 4])]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.items[number]
+
+
+def test_trainer(model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer, tmp_path: Path) -> None:
+    """A few steps with accumulation and evaluation; the checkpoint holds model and tokenizer."""
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+        learning_rate=1e-2, logging_steps=1, save_steps=3, use_cpu=True, report_to=[],
+        disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=Histories(tokenizer),
+        eval_dataset=Histories(tokenizer),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+    )
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+    folder = tmp_path / "checkpoint-3"
+    assert SpacetimeGRTokenizer.from_pretrained(folder).vocabulary == tokenizer.vocabulary
+    assert torch.equal(SpacetimeGRForCausalLM.from_pretrained(folder).lm_head.weight, model.lm_head.weight)
+
+
 def test_lora(model: SpacetimeGRForCausalLM, labelled: dict[str, Tensor], tmp_path: Path) -> None:
     """Adapters alone learn, are saved alone, and change what the model says and generates."""
     base = {name: values.clone() for name, values in model.state_dict().items()}
@@ -289,6 +330,46 @@ def test_lora(model: SpacetimeGRForCausalLM, labelled: dict[str, Tensor], tmp_pa
     plain.load_state_dict(base)
     loaded = PeftModel.from_pretrained(plain, tmp_path)
     torch.testing.assert_close(loaded(**labelled).loss, tuned.eval()(**labelled).loss)
+
+
+# -------------------------------------------------------------------- compilers
+
+
+TRACED = [("qwen3-tied", "eager"), ("qwen3-tied", "aot_eager"), ("llama-untied", "eager")]  # seconds each
+
+
+@pytest.mark.parametrize(("name", "backend"), TRACED)
+def test_compile_without_graph_breaks(
+    tokenizer: SpacetimeGRTokenizer, labelled: dict[str, Tensor], name: str, backend: str
+) -> None:
+    """Training and inference as one graph each."""
+    model = make_model(tokenizer, num_hidden_layers=1, **KINDS[name])
+    expected = model(**labelled)
+    expected.loss.backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    output = compiled(**labelled)
+    output.loss.backward()
+    torch.testing.assert_close(output.loss_sums, expected.loss_sums)
+    assert torch.equal(output.loss_counts, expected.loss_counts)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        logits = model(**labelled | {"labels": None}).logits
+        torch.testing.assert_close(compiled(**labelled | {"labels": None}).logits, logits)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("name", ["qwen3-tied", "llama-untied"])
+def test_export(tokenizer: SpacetimeGRTokenizer, batch: dict[str, Tensor], name: str) -> None:
+    """The inference forward as one program, for other histories of that shape, too."""
+    model = make_model(tokenizer, num_hidden_layers=1, **KINDS[name])
+    program = torch.export.export(model, (), kwargs=batch | {"use_cache": False}).module()
+    for seed in (60, 62):
+        other = {name: values for name, values in batch_of(tokenizer, seed, [9, 4]).items() if name != "labels"}
+        torch.testing.assert_close(program(**other, use_cache=False).logits, model(**other).logits)
 
 
 # -------------------------------------------------------------------- a text decoder as the starting point
