@@ -15,7 +15,7 @@ for name in nyc country; do
     source="$data/nyc_foursquare/splits/lessismore" format=lessismore protocol=lessismore config=nyc settings=() targets=6000
   else
     source="$out/country" format=tables protocol=time_split config=quickstart
-    settings=(train.max_steps=250) targets=2000
+    settings=(train.max_steps=150) targets=1500
   fi
   spacetime-gr prepare --source "$source" --format "$format" --out "$out/$name/data" --max-pois-per-block 32
   [ -e "$out/$name/random" ] ||
