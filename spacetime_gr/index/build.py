@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from spacetime_gr.index.geometry import to_degrees
 from spacetime_gr.index.schemes import Keys, Levels, Scheme
-from spacetime_gr.index.sorting import argsort, chunks, number_bits, ones, sort_by_prefix, stable_argsort, tied
+from spacetime_gr.index.sorting import argsort, chunks, number_bits, ones, sort_by_prefix, sort_runs, tied
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,8 @@ def sort_by_key(scheme: Scheme, keys: Keys, max_pois: int | None) -> tuple[NDArr
         enough = scheme.max_level > 0 or dropped <= scheme.span_bits(np.zeros(1, np.int8))[0]
         positions, runs = tied(ordered, (max_pois or len(keys)) if enough else 0)
         ordered <<= dropped
-        if len(positions):
-            low = (keys[order[positions]] & ones(int(dropped)), int(dropped))
-            by_run = (runs, number_bits(int(runs[-1]) + 1))
-            order[positions] = order[positions[stable_argsort([low, by_run], len(positions))]]
-            ordered[positions] = keys[order[positions]]
+        sort_runs(order, positions, runs, [(keys[order[positions]] & ones(int(dropped)), int(dropped))])
+        ordered[positions] = keys[order[positions]]
     return order, ordered
 
 

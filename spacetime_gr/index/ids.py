@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from spacetime_gr.index.sorting import chunks, number_bits, ones, sort_by_prefix, stable_argsort, tied
+from spacetime_gr.index.sorting import chunks, number_bits, ones, sort_by_prefix, sort_runs, tied
 
 MAX_ID_BYTES = 256
 _INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"
@@ -144,7 +144,7 @@ def id_order(ids: pa.Array) -> Rows:
         if dropped:
             positions, runs = tied(ordered)
             rest = (keys[order[positions]] & ones(dropped), dropped)
-            _sort_runs(order, positions, runs, [rest])
+            sort_runs(order, positions, runs, [rest])
         return order
     text = _Text(ids)
     if text.longest > MAX_ID_BYTES:
@@ -159,17 +159,8 @@ def id_order(ids: pa.Array) -> Rows:
         while rest_of:
             piece, rest_of = _split_places(rest_of, 64)
             pieces.append((_text_key(text, rows, piece), sum(place.bits for place in piece)))
-        _sort_runs(order, positions, runs, pieces[::-1])
+        sort_runs(order, positions, runs, pieces[::-1])
     return order
-
-
-def _sort_runs(
-    order: Rows, positions: Rows, runs: NDArray[np.uint64], keys: list[tuple[NDArray[np.uint64], int]]
-) -> None:
-    """Put the elements of each run in the order of more keys (least significant first), in place."""
-    if len(positions):
-        by_run = (runs, number_bits(int(runs[-1]) + 1))
-        order[positions] = order[positions[stable_argsort([*keys, by_run], len(positions))]]
 
 
 @dataclass(frozen=True)

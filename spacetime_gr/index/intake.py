@@ -56,6 +56,13 @@ class Intake:
         return np.delete(rows, self.rejected["row"].to_numpy())
 
 
+def is_quarantine(bad_rows: str) -> bool:
+    """Whether the setting `bad_rows` leaves bad rows out; ValueError for an unknown one."""
+    if bad_rows not in ("error", "quarantine"):
+        raise ValueError(f"bad_rows is {bad_rows!r}; expected 'error' or 'quarantine'")
+    return bad_rows == "quarantine"
+
+
 def read_places(
     source: Source,
     scheme: Scheme,

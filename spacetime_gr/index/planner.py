@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from spacetime_gr.index.build import capacity_of, descend, whole_map
 from spacetime_gr.index.geometry import corner_distance_km
-from spacetime_gr.index.intake import Source, read_keys
+from spacetime_gr.index.intake import Source, is_quarantine, read_keys
 from spacetime_gr.index.poi_index import DEFAULT_SPARE_BLOCKS
 from spacetime_gr.index.schemes import Keys, Levels, Quadtree
 from spacetime_gr.vocabulary import Vocabulary
@@ -108,10 +108,8 @@ def plan_index(
             f"vocabulary_budget is {vocabulary_budget}; expected more than {fixed + 1}: {fixed} ids are specials, "
             "contexts and actions, then come blocks and inner ids"
         )
-    if bad_rows not in ("error", "quarantine"):
-        raise ValueError(f"bad_rows is {bad_rows!r}; expected 'error' or 'quarantine'")
     keys, num_rejected = read_keys(
-        pois, Quadtree(), bad_rows == "quarantine", lambda done, of: progress("reading", done, of)
+        pois, Quadtree(), is_quarantine(bad_rows), lambda done, of: progress("reading", done, of)
     )
     # Bounds below it need over num_pois / bound blocks, which is over the budget already.
     least = ceil(len(keys) * (1.0 + spare_blocks) / (vocabulary_budget - fixed))

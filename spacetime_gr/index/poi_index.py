@@ -14,7 +14,7 @@ from spacetime_gr.index.build import capacity_of, centers_of, order_inside, sort
 from spacetime_gr.index.columns import Blocks, Places
 from spacetime_gr.index.geometry import to_degrees
 from spacetime_gr.index.ids import IdTable, as_ids, id_order
-from spacetime_gr.index.intake import Intake, Source, read_places
+from spacetime_gr.index.intake import Intake, Source, is_quarantine, read_places
 from spacetime_gr.index.schemes import POSITION_BITS, Scheme, make_scheme, positions
 from spacetime_gr.index.sorting import chunks, number_bits, ones
 
@@ -27,13 +27,6 @@ def _integers(values: ArrayLike) -> NDArray[Any]:
     """Row or block numbers as an array; NumPy takes an empty list for floats."""
     numbers = np.asarray(values)
     return numbers if numbers.size else numbers.astype(np.int64)
-
-
-def _quarantine(bad_rows: str) -> bool:
-    """Whether bad rows are to be left out."""
-    if bad_rows not in ("error", "quarantine"):
-        raise ValueError(f"bad_rows is {bad_rows!r}; expected 'error' or 'quarantine'")
-    return bad_rows == "quarantine"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +92,7 @@ class POIIndex:
             raise ValueError(f"max_pois_per_block is {max_pois_per_block}; expected at least 1")
         if not 0 <= spare_blocks < np.inf:
             raise ValueError(f"spare_blocks is {spare_blocks}; expected a share of 0 or more")
-        places = read_places(pois, cutting, _quarantine(bad_rows), check_swapped=check_swapped)
+        places = read_places(pois, cutting, is_quarantine(bad_rows), check_swapped=check_swapped)
         return cls._from_places(cutting, places, max_pois_per_block, spare_blocks)
 
     @classmethod
@@ -401,7 +394,7 @@ class POIIndex:
         Raises:
             ValueError: a place is in the index already, rows are bad, or the spare blocks do not suffice.
         """
-        return growth.add(self, pois, _quarantine(bad_rows))
+        return growth.add(self, pois, is_quarantine(bad_rows))
 
     def retire(self, poi_ids: ArrayLike | pa.Array) -> "POIIndex":
         """The index with places marked as closed: they keep their ids and are never recommended.

@@ -95,3 +95,21 @@ def stable_argsort(keys: Iterable[tuple[NDArray[np.uint64], int]], size: int) ->
             positions = argsort(piece, taken)
             order = positions if order is None else order[positions]
     return np.arange(size) if order is None else order
+
+
+def sort_runs(
+    order: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    runs: NDArray[np.uint64],
+    keys: list[tuple[NDArray[np.uint64], int]],
+) -> None:
+    """Put the elements of each run that `tied` found in the order of more keys, in place.
+
+    Args:
+        order: of all elements, as `sort_by_prefix` gives it.
+        positions, runs: from `tied`.
+        keys: as for `stable_argsort`, of the elements at `positions`.
+    """
+    if len(positions):
+        by_run = (runs, number_bits(int(runs[-1]) + 1))
+        order[positions] = order[positions[stable_argsort([*keys, by_run], len(positions))]]
