@@ -75,7 +75,7 @@ def bars(
         wide: for the whole width of the page, not half.
     """
     frame = _Frame(wide)
-    num = len(names)
+    num = max(1, len(names))
     top = max((float(np.max(one.y, initial=0.0)) for one in series), default=0.0) or 1.0
     step = _nice_step(top)
     top = step * np.ceil(top / step - 1e-9)
@@ -223,7 +223,7 @@ class _Scale:
             powers = np.arange(np.ceil(self.low - 1e-9), np.floor(self.high + 1e-9) + 1)
             return [float(10.0**power) for power in powers[:: max(1, -(-len(powers) // 8))]]
         step = _nice_step(self.high - self.low)
-        first = np.ceil(self.low / step - 1e-9) * step
+        first = np.ceil(self.low / step - 1e-9) * step + 0.0  # never -0
         return [float(value) for value in np.arange(first, self.high + step * 1e-6, step)]
 
 

@@ -15,8 +15,8 @@ from spacetime_gr.reports.page import page, section, side_by_side, table
 
 _WEEK = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _UNITS = (("y", 31_557_600), ("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
-_GAP_TICKS = (1, 60, 3600, 86_400, 604_800, 2_629_800, 31_557_600)
-_GAP_NAMES = ("1 s", "1 min", "1 h", "1 day", "1 week", "1 month", "1 year")
+_GAP_TICKS = (1, 60, 3600, 86_400, 2_629_800, 31_557_600)
+_GAP_NAMES = ("1 s", "1 min", "1 h", "1 day", "1 month", "1 year")
 _MAX_CATEGORIES = 1000
 _UNKNOWN = "place not in the training list"
 
@@ -35,10 +35,10 @@ def build_page(numbers: dict[str, Any], view: View, places: Cells, blocks: Cells
     times = [used] if numbers["split"] == "train" else [one for one in splits.values() if one["actions"]]
     first, last = min(one["first_time"] for one in times), max(one["last_time"] for one in times)
     cards = [
-        (charts.number(numbers["num_events"]), "events"),
-        (charts.number(numbers["num_users"]), "users"),
-        (charts.number(numbers["popularity"]["visited"]), f"POIs visited, of {numbers['num_pois']:,} listed"),
-        (charts.number(numbers["num_blocks"]), "blocks"),
+        (_whole(numbers["num_events"]), "events"),
+        (_whole(numbers["num_users"]), "users"),
+        (_whole(numbers["popularity"]["visited"]), f"POIs visited, of {numbers['num_pois']:,} listed"),
+        (_whole(numbers["num_blocks"]), "blocks"),
         (_share(_return_share(numbers)), "of visits return to a place"),
         (_duration(last - first), "from first to last event"),
     ]
@@ -256,23 +256,20 @@ def _popularity_section(popularity: dict[str, Any]) -> str:
 
 
 def _returns_over_time(periods: dict[str, Any]) -> str:
-    total = np.array(periods["returns"]) + np.array(periods["discoveries"])
-    keep = np.flatnonzero(total)
+    returns, discoveries = np.array(periods["returns"]), np.array(periods["discoveries"])
     length = {1: "day", 7: "week"}.get(periods["days"], f"{periods['days']} days")
-    start, share = np.array(periods["start"])[keep], np.array(periods["returns"])[keep] / total[keep]
-    ticks = [(float(at), _date(at)) for at in start[:: max(1, -(-len(start) // 8))]]
+    names = [_date(start) for start in periods["start"]]
+    every = max(1, -(-len(names) // 9))
+    ticks = [(i + 0.5, name) for i, name in enumerate(names) if i % every == 0]
+    x = Axis(f"{length} that begins on (UTC)")
+    share = Series("", returns / np.maximum(1, returns + discoveries))
     return section(
         "Returns and discoveries over time",
-        f"Share of visits, by {length} (UTC), to a place the person had visited before. It rises while histories "
-        "fill; what it levels off at is how much a memory of the past can answer.",
-        charts.lines(
-            [Series("", share, start)],
-            Axis("time", _date),
-            Axis("share of returns", percent),
-            ticks,
-            (0.0, 1.0),
-            wide=True,
-        ),
+        f"Above, the share of visits, by {length}, to a place the person had visited before: it rises while histories "
+        "fill, and what it levels off at is how much a memory of the past can answer. Below, the visits to listed "
+        "places: a gap is a time without data.",
+        charts.bars([share], names, x, Axis("share of returns", percent), ticks, wide=True)
+        + charts.bars([Series("", returns + discoveries)], names, x, Axis("visits"), ticks, wide=True),
     )
 
 
@@ -381,6 +378,10 @@ def _return_share(numbers: dict[str, Any]) -> float | None:
     history = numbers["returns_by_history"]
     visits = sum(history["returns"]) + sum(history["discoveries"])
     return sum(history["returns"]) / visits if visits else None
+
+
+def _whole(count: int) -> str:
+    return f"{count:,}" if count < 10_000_000 else charts.number(count)
 
 
 def _share(value: float | None) -> str:

@@ -114,9 +114,7 @@ def _use_section(numbers: dict[str, Any]) -> str:
     content = table(heads, rows)
     if numbers["use"]["block"]["curve"]:
         curves = [
-            Series(
-                f"of visits in {name}", numbers["use"][kind]["curve"]["visits"], numbers["use"][kind]["curve"]["ids"]
-            )
+            Series(name, numbers["use"][kind]["curve"]["visits"], numbers["use"][kind]["curve"]["ids"])
             for kind, name in kinds.items()
         ]
         x, y = Axis("ids, most visited first", log=True), Axis("share of training visits", percent)
