@@ -118,8 +118,8 @@ def lines(
     frame = _Frame(wide)
     xs, ys = (np.concatenate([np.asarray(getattr(one, name), float) for one in series]) for name in ("x", "y"))
     across, up = _Scale(xs, x.log), _Scale(ys if y_range is None else np.array(y_range), y.log)
-    marks = [(across(value), label) for value, label in x_ticks or [(v, x.form(v)) for v in across.ticks()]]
-    parts = [frame.y_ticks([(up(value), y.form(value)) for value in up.ticks()]), frame.x_ticks(marks)]
+    marks = [(float(across(value)), label) for value, label in x_ticks or [(v, x.form(v)) for v in across.ticks()]]
+    parts = [frame.y_ticks([(float(up(value)), y.form(value)) for value in up.ticks()]), frame.x_ticks(marks)]
     for kind, one in enumerate(series):
         left = _LEFT + across(np.asarray(one.x, float)) * frame.width
         top = _TOP + (1.0 - up(np.asarray(one.y, float))) * frame.height
@@ -210,7 +210,7 @@ class _Scale:
         self.log = log
         seen = values[values > 0] if log else values
         low, high = (float(seen.min()), float(seen.max())) if len(seen) else (1.0, 10.0)
-        self.low, self.high = (np.log10(low), np.log10(high)) if log else (low, high)
+        self.low, self.high = (float(np.log10(low)), float(np.log10(high))) if log else (low, high)
         if self.high <= self.low:
             self.high = self.low + 1.0
 

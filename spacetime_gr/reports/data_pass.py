@@ -1,14 +1,16 @@
 """One pass over the events of a prepared folder, every person whole: the parts of all splits joined in time order."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_pipelines.prepared import SPLITS, PreparedFolder
 from data_pipelines.stream.sequences import Sequences
-from data_pipelines.stream.units import Units
+from data_pipelines.stream.units import REQUIRED_COLUMNS, to_sequences
 
-_COLUMNS = ("poi_row", "action", "timestamp", "tz_offset_minutes", "mode")
 _END_OF_TIME = 253_402_300_800  # the year 10000
 
 
@@ -46,8 +48,15 @@ class _Reader:
     def __init__(self, folder: PreparedFolder, part: int) -> None:
         self.part = part
         self.split = SPLITS[part]
-        self._units = Units(folder, self.split)
-        self.num_units = len(self._units)
+        # Read straight through: the random access of the stream's units costs much more per row group.
+        self._row_groups = folder.row_groups(self.split)
+        self.num_units = len(self._row_groups)
+        names = folder.schema.names
+        missing = [name for name in ("user_hash", *REQUIRED_COLUMNS) if name not in names]
+        if missing:
+            raise ValueError(f"the shards of {folder.path} lack the column {missing[0]!r}; run prepare --overwrite")
+        self._columns = [*REQUIRED_COLUMNS, *(["mode"] if "mode" in names else [])]
+        self._open: tuple[Path, pq.ParquetFile] | None = None
         self._next = 0
         self._num_actions = 0
         self._stated = sum(
@@ -76,8 +85,15 @@ class _Reader:
         return taken
 
     def _read(self) -> Sequences:
-        read = self._units.read(self._next)
-        where = f"row group {self._next + 1} of {self.num_units} of split {self.split} in {self._path}"
+        path, group, _ = self._row_groups[self._next]
+        where = f"row group {group} of {path}"
+        try:
+            if self._open is None or self._open[0] != path:
+                self._open = path, pq.ParquetFile(path)
+            table = self._open[1].read_row_group(group, columns=["user_hash", *self._columns])
+            read = to_sequences(table, self._columns, where)
+        except (pa.ArrowException, OSError, IndexError, KeyError) as error:
+            raise ValueError(f"cannot read {where}: {error}; copy it again or run prepare --overwrite") from error
         self._next += 1
         hashes = read.user_hash
         if len(read) and (int(hashes[0]) <= self._last_hash or (np.diff(hashes) <= 0).any()):
@@ -95,9 +111,8 @@ class _Reader:
                 f"split {self.split} in {self._path} holds {self._num_actions:,} actions, its manifest says "
                 f"{self._stated:,}: shards were changed; run prepare --overwrite"
             )
-        columns = {name: read.columns[name] for name in _COLUMNS if name in read.columns}
         part = np.full(read.num_actions, self.part, np.int8)
-        return Sequences(columns | {"part": part}, read.offsets, hashes)
+        return Sequences(read.columns | {"part": part}, read.offsets, hashes)
 
 
 def _joined(parts: list[Sequences]) -> Sequences:
