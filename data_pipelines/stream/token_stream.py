@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,17 @@ class TokenStream:
     def multi_mode_share(self) -> float:
         """Share of multi-mode rows in the last global batch (all ranks); NaN before the first."""
         return float(self._choices(self.row_number - 1).mean()) if self.row_number else float("nan")
+
+    def survey(self, progress: Callable[[int, int], None]) -> dict[str, int]:
+        """The counts of `stats` over exactly one multi-mode pass of the whole split; does not move the stream.
+
+        progress: told how many of how many units are done. Every rank reads all units.
+        """
+        counts: Counter[str] = Counter()
+        for unit in range(self._order.num_units):
+            counts.update(self._maker.make("multi", 0, unit).counts)
+            progress(unit + 1, self._order.num_units)
+        return dict(counts)
 
     def stats(self) -> dict[str, int]:
         """Counts over the units this rank entered since the stream was made: read, kept, and dropped by reason.

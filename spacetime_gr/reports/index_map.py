@@ -1,14 +1,12 @@
 """A map of the blocks of an index as a picture: every cell a rectangle, coloured by its training visits or its POIs."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -16,79 +14,12 @@ from numpy.typing import NDArray
 from spacetime_gr.index import POIIndex
 from spacetime_gr.index.geometry import KM_PER_DEGREE, areas_km2
 from spacetime_gr.index.quality import Usage
+from spacetime_gr.reports.cell_map import GROUND, PALETTE, UNVISITED, shade_range
+from spacetime_gr.reports.cells import View, central_view
 
 COLOURS = ("visits", "pois")
 LEGENDS = {"visits": "training visits per km²", "pois": "POIs per km²"}
-PALETTE = ListedColormap(mpl.colormaps["magma"](np.linspace(0.14, 1.0, 256)))  # black is left to the ground
-UNVISITED = "#3d465c"
-PAPER, GROUND, INK, FAINT, MARK = "#ffffff", "#10131f", "#1c2333", "#6b7488", "#ffb454"
-_CENTRAL = 0.99
-_MARGIN = 0.03
-_FLATTEST, _TALLEST = 0.45, 1.5  # height by width of the map
-
-
-@dataclass(frozen=True)
-class View:
-    """A window of the map in degrees, around the central 99 % of places."""
-
-    south: float
-    west: float
-    north: float
-    east: float
-
-    @property
-    def stretch(self) -> float:
-        """Height of a degree of latitude on paper by the width of one of longitude."""
-        return 1.0 / max(0.05, float(np.cos(np.radians((self.south + self.north) / 2.0))))
-
-    @property
-    def aspect(self) -> float:
-        """Height by width on paper."""
-        return (self.north - self.south) * self.stretch / (self.east - self.west)
-
-    def touches(self, bounds: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which boxes (south, west, north, east) lie in the window, at least in part."""
-        south, west, north, east = bounds.T
-        return (south < self.north) & (north > self.south) & (west < self.east) & (east > self.west)
-
-    def clip(self, bounds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Boxes cut at the window's edge: tiles of half a continent would else reach far out of it."""
-        return np.stack(
-            [
-                np.clip(edge, low, high)
-                for edge, low, high in zip(
-                    bounds.T,
-                    (self.south, self.west, self.south, self.west),
-                    (self.north, self.east, self.north, self.east),
-                    strict=True,
-                )
-            ],
-            axis=1,
-        )
-
-
-def central_view(index: POIIndex) -> View:
-    """The window of the central 99 % of places, judged by the blocks' mean coordinates; never empty, never a strip."""
-    sizes = index.block_sizes
-    tail = (1.0 - _CENTRAL) / 2.0
-    south, north = _weighted_quantiles(index.block_centers[:, 0], sizes, tail)
-    west, east = _weighted_quantiles(index.block_centers[:, 1], sizes, tail)
-    # Places fill half their block or so beyond its centre.
-    cell = np.median(index.block_bounds()[:, 2] - index.block_bounds()[:, 0])
-    height, width = max(north - south, cell, 1e-4) * (1 + 2 * _MARGIN), max(east - west, cell, 1e-4) * (1 + 2 * _MARGIN)
-    middle, centre = (south + north) / 2.0, (west + east) / 2.0
-    stretch = View(south, west, north, east).stretch
-    width = max(width, height * stretch / _TALLEST)
-    height = max(height, width / stretch * _FLATTEST)
-    south, west = max(-90.0, middle - height / 2), max(-180.0, centre - width / 2)
-    return View(south, west, min(90.0, south + height), min(180.0, west + width))
-
-
-def _weighted_quantiles(values: NDArray[np.floating], weights: NDArray[np.int64], tail: float) -> tuple[float, float]:
-    order = np.argsort(values, kind="stable")
-    share = np.cumsum(weights[order]) / weights.sum()
-    low, high = np.searchsorted(share, [tail, 1.0 - tail])
-    return float(values[order[low]]), float(values[order[min(high, len(order) - 1)]])
+PAPER, INK, FAINT, MARK = "#ffffff", "#1c2333", "#6b7488", "#ffb454"
 
 
 def draw_map(index: POIIndex, used: Usage, colour: str, title: str) -> Figure:
@@ -103,7 +34,7 @@ def draw_map(index: POIIndex, used: Usage, colour: str, title: str) -> Figure:
     Returns:
         A matplotlib figure of about 11 inches by the shape of the map.
     """
-    view, bounds = central_view(index), index.block_bounds()
+    view, bounds = central_view(index, index.block_sizes), index.block_bounds()
     # Blocks hold about as many places each, so their density is what tells a centre from a suburb.
     values = (used.block_visits if colour == "visits" else used.block_places) / areas_km2(bounds)
     width = 8.6
@@ -156,13 +87,12 @@ def _draw_blocks(
     south, west, north, east = boxes[order].T
     corners = ((west, south), (east, south), (east, north), (west, north))
     counts = values[order]
-    # A few blocks far above or below all others would leave one colour to these.
-    low, high = np.quantile(counts[counts > 0], [0.01, 0.995]) if (counts > 0).any() else (1.0, 1.0)
+    low, high = np.power(10.0, shade_range(counts))
     blocks = PolyCollection(
         np.stack([np.stack(corner, axis=1) for corner in corners], axis=1),  # type: ignore[arg-type]
         array=np.ma.masked_less_equal(counts, 0.0),
         cmap=PALETTE.with_extremes(bad=UNVISITED),
-        norm=LogNorm(low, max(2.0 * low, high)),
+        norm=LogNorm(low, high),
         edgecolors=GROUND,
         # Outlines as wide as their blocks would hide the colours.
         linewidths=np.clip((east - west) / point / 16.0, 0.0, 0.45),

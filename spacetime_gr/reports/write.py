@@ -21,7 +21,6 @@ def write_report(index: POIIndex, used: Usage, numbers: dict[str, Any], out: Pat
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    picture = out / "blocks.png"
-    save_map(draw_map(index, used, colour, title), picture)
-    page = build_page(index, used, numbers, colour, title, picture.read_bytes())
+    save_map(draw_map(index, used, colour, title), out / "blocks.png")
+    page = build_page(index, used, numbers, colour, title)
     (out / "index.html").write_text(page, encoding="utf-8")
