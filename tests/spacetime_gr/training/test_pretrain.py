@@ -48,7 +48,7 @@ def test_dry_run_without_data_takes_sizes_from_the_model(file: Path, capsys: pyt
         ("model.num_blocks=7", "model.num_blocks=7, but the tokenizer in"),
         ("model.num_attention_heads=3", "hidden_size 32 is not a multiple of num_attention_heads 3"),
         ("model.hidden_size=abc", "hidden_size is 'abc'; expected a whole number"),
-        ("model.attn_implementation=flash_attention_2", "expected one of sdpa, eager"),
+        ("model.attn_implementation=flash", "expected one of sdpa, eager, varlen"),
         ("deepspeed.config={zero_optimization: 5}", "zero_optimization=5; expected a mapping"),
     ],
 )
