@@ -7,7 +7,7 @@ import torch
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.distributed import World
-from spacetime_gr.training.engine import resolve_precision
+from spacetime_gr.training.engine import resolve_precision, zero3_aware
 
 
 def load_tokenizer(config: PretrainConfig) -> Any:
@@ -75,7 +75,6 @@ def build_model(config: PretrainConfig, tokenizer: Any, world: World) -> Any:
     (but for `deepspeed.sharded_init`).
     """
     from spacetime_gr import SpacetimeGRForCausalLM
-    from spacetime_gr.training.engine import zero3_aware
 
     sizes = model_config(config, tokenizer)
     sizes._attn_implementation = attention_implementation(config, sizes, world.device)
