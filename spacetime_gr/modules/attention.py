@@ -7,7 +7,7 @@ boundaries of the sequences in the batch laid end to end: what a sequence must n
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,10 @@ class Boundaries(NamedTuple):
     max_k: int
 
 
-# Of queries, keys and values, shape (tokens, heads, head_dim), the boundaries and the scale of the scores.
-Kernel = Callable[[Tensor, Tensor, Tensor, Boundaries, float], Tensor]
+class Kernel(Protocol):
+    """Attention of queries (tokens, heads, head_dim), keys and values (tokens, at most as many heads, head_dim)."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, bounds: Boundaries, scale: float) -> Tensor: ...
 
 
 def check_attention(implementation: str | None, attention_dropout: float) -> None:
