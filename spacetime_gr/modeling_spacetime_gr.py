@@ -14,6 +14,7 @@ from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.generation.recommend import RecommendMixin
 from spacetime_gr.generation.side_inputs import SideInputsMixin
 from spacetime_gr.index import POIIndex
+from spacetime_gr.modules.attention import attention_inputs, check_attention, decoder_attention, mask_inputs
 from spacetime_gr.modules.embeddings import SideEmbeddings
 from spacetime_gr.modules.growing import grow
 from spacetime_gr.modules.heads import TypedHeadsMixin
@@ -21,11 +22,9 @@ from spacetime_gr.modules.places import PlaceTable
 from spacetime_gr.modules.return_explore import ReturnExplore
 from spacetime_gr.modules.text_decoder import copy_body
 from spacetime_gr.modules.token_cache import past_tokens, remember
-from spacetime_gr.modules.token_rows import TokenRows, default_positions, same_sequence, segments
+from spacetime_gr.modules.token_rows import TokenRows, default_positions, segments
 from spacetime_gr.modules.typed_heads import BlockScores, InnerScores, RangeLinear
 from spacetime_gr.tokenization_spacetime_gr import SpacetimeGRTokenizer
-
-ATTENTION = ("sdpa", "eager")  # implementations that take the mask of packed rows
 
 
 class SpacetimeGRPreTrainedModel(PreTrainedModel):
@@ -36,19 +35,31 @@ class SpacetimeGRPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ("past_key_values",)
     _keep_in_fp32_modules_strict = ("block_centers", "longest_km")  # half precision would move the blocks
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
-        # Flash attention, be it the package or a kernel of the hub, reads packed sequences off the positions for a
-        # single row only, so users of several rows would see each other: refused until the boundaries are handed to it.
-        if attn_implementation not in (None, *ATTENTION):
+        check_attention(attn_implementation, self.config.attention_dropout)
+        try:
+            return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+        except ImportError as error:
+            reason = " ".join(str(error).split())
             raise ValueError(
-                f"attn_implementation is {attn_implementation!r}, which would let the users of packed rows see each "
-                f"other; expected one of {', '.join(ATTENTION)}"
-            )
-        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+                f"attn_implementation is {attn_implementation!r}, which cannot run here ({reason}); 'varlen' needs no "
+                "further package"
+            ) from None
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], *args: Any, **kwargs: Any) -> None:
+        """Change the attention back end of the live model; see `modules.attention`.
+
+        Raises:
+            ValueError: there is no such back end, or it cannot run here.
+        """
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        self.base_model.decoder.config._attn_implementation = decoder_attention(self.config._attn_implementation)
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
         """The token table; its size cannot be changed, since the ids are those of the index.
@@ -70,7 +81,8 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
 
     def __init__(self, config: SpacetimeGRConfig) -> None:
         super().__init__(config)
-        self.decoder = AutoModel.from_config(config.decoder_config())
+        attention = decoder_attention(self.config._attn_implementation)
+        self.decoder = AutoModel.from_config(config.decoder_config(), attn_implementation=attention)
         self.side = SideEmbeddings(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.post_init()
@@ -97,6 +109,7 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
         gap: Tensor | None = None,
         category: Tensor | None = None,
         cell: Tensor | None = None,
+        segment: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states of token rows.
@@ -107,6 +120,8 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
             position_ids: positions that restart at 0 with each packed sequence; default counted from the mask.
             past_key_values: cache of earlier tokens.
             user_hash, user_block, gap, category, cell: side inputs, shape (batch, length); each may be left out.
+            segment: number of the packed sequence of cached tokens and these, 0 for padding, (batch, keys); default
+                read off the positions, or with a cache off the attention mask: one sequence a row.
         """
         # The decoder has a configuration of its own: what is set on the model's has to be handed on.
         use_cache = self.config.use_cache if use_cache is None else use_cache
@@ -119,31 +134,26 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:
             position_ids = default_positions(inputs_embeds, attention_mask, past_length)
+        backend, (batch, length, _) = self.config._attn_implementation, inputs_embeds.shape
         if attention_mask is None or attention_mask.dim() == 2:
-            if past_length:
-                mask = attention_mask
-            else:
-                mask = self._backend_mask(same_sequence(segments(position_ids, attention_mask)), inputs_embeds.dtype)
+            if segment is None and past_length:
+                real = attention_mask is None or attention_mask != 0
+                segment = torch.ones(batch, past_length + length, dtype=torch.long, device=inputs_embeds.device) * real
+            elif segment is None:
+                segment = segments(position_ids.expand(batch, length), attention_mask)
+            attention = attention_inputs(backend, segment, length, inputs_embeds.dtype)
         else:
-            mask = self._backend_mask(attention_mask, inputs_embeds.dtype)
+            attention = mask_inputs(backend, attention_mask, inputs_embeds.dtype)
         output = self.decoder(
             inputs_embeds=self.dropout(inputs_embeds),
-            attention_mask=mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            **attention,
             **kwargs,
         )
         output.last_hidden_state = self.dropout(output.last_hidden_state)
         return output
-
-    def _backend_mask(self, allowed: Tensor, dtype: torch.dtype) -> Tensor:
-        """A boolean mask in the form the attention implementation takes: eager attention adds it to the scores."""
-        if self.config._attn_implementation != "eager" or allowed.dtype != torch.bool:
-            return allowed
-        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
-            ~allowed, torch.finfo(dtype).min
-        )
 
 
 @dataclass
@@ -262,8 +272,6 @@ class SpacetimeGRForCausalLM(
             position_ids = default_positions(input_ids, attention_mask, past_length)
         past_segment = None if past is None else past.segment
         segment = segments(position_ids.expand_as(input_ids), attention_mask, past_segment)
-        if attention_mask is None or attention_mask.dim() == 2:
-            attention_mask = same_sequence(segment, past_segment)
         output = self.model(
             input_ids=None if inputs_embeds is not None else input_ids,
             inputs_embeds=inputs_embeds,
@@ -276,6 +284,7 @@ class SpacetimeGRForCausalLM(
             gap=gap,
             category=category,
             cell=cell,
+            segment=segment if past_segment is None else torch.cat([past_segment, segment], dim=1),
             **kwargs,
         )
         rows = TokenRows(

@@ -89,19 +89,6 @@ def segments(position_ids: Tensor, attention_mask: Tensor | None = None, past: T
     return segment * (attention_mask[:, -segment.shape[1] :] != 0)
 
 
-def same_sequence(segment: Tensor, past: Tensor | None = None) -> Tensor:
-    """Attention mask that is causal and stays inside each packed sequence, shape (batch, 1, length, past + length).
-
-    Args:
-        segment: of the tokens that ask, shape (batch, length).
-        past: of cached tokens before them.
-    """
-    keys = segment if past is None else torch.cat([past, segment], dim=1)
-    causal = torch.ones(segment.shape[1], keys.shape[1], dtype=torch.bool, device=segment.device)
-    causal = causal.tril(keys.shape[1] - segment.shape[1])
-    return ((segment.unsqueeze(2) == keys.unsqueeze(1)) & causal).unsqueeze(1)
-
-
 def default_positions(tokens: Tensor, attention_mask: Tensor | None, past_length: int) -> Tensor:
     """Positions counted from the mask of real tokens (or from 0), shape (batch, length).
 

@@ -7,6 +7,7 @@ import torch
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.distributed import World
+from spacetime_gr.training.engine import resolve_precision, zero3_aware
 
 
 def load_tokenizer(config: PretrainConfig) -> Any:
@@ -43,7 +44,30 @@ def model_config(config: PretrainConfig, tokenizer: Any | None) -> SpacetimeGRCo
                 f"model.{name}={config.model[name]}, but the tokenizer in {config.data.path} has {size}; "
                 f"remove model.{name}"
             )
-    return SpacetimeGRConfig(**{**config.model, **sizes})
+    given = {name: value for name, value in config.model.items() if name != "attn_implementation"}
+    return SpacetimeGRConfig(**{**given, **sizes})
+
+
+def attention_implementation(config: PretrainConfig, sizes: SpacetimeGRConfig, device: torch.device) -> str:
+    """`model.attn_implementation`; by default `varlen` where torch has a kernel for the model, else `sdpa`.
+
+    The kernel wants bf16, a GPU of compute capability 8 (Ampere) or newer, heads of at most 256 in steps of 8 and no
+    dropout; and where sequences begin depends on the data, which `train.compile` cannot hold in one graph.
+    """
+    asked = config.model.get("attn_implementation")
+    if asked is not None:
+        return asked
+    served = (
+        device.type == "cuda"
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and resolve_precision(config, device) == "bf16"
+        and sizes.head_dim is not None
+        and sizes.head_dim <= 256
+        and sizes.head_dim % 8 == 0
+        and not sizes.attention_dropout
+        and not config.train.compile
+    )
+    return "varlen" if served else "sdpa"
 
 
 def build_model(config: PretrainConfig, tokenizer: Any, world: World) -> Any:
@@ -51,9 +75,9 @@ def build_model(config: PretrainConfig, tokenizer: Any, world: World) -> Any:
     (but for `deepspeed.sharded_init`).
     """
     from spacetime_gr import SpacetimeGRForCausalLM
-    from spacetime_gr.training.engine import zero3_aware
 
     sizes = model_config(config, tokenizer)
+    sizes._attn_implementation = attention_implementation(config, sizes, world.device)
     torch.manual_seed(config.train.seed)
     if config.deepspeed.sharded_init:
         with zero3_aware(config, world):

@@ -10,7 +10,7 @@ from spacetime_gr.training.distributed import environment_world
 from spacetime_gr.training.engine import deepspeed_settings, resolve_precision, resolve_stage
 from spacetime_gr.training.flops import ParameterCounts, count_parameters
 from spacetime_gr.training.loading import dump_config
-from spacetime_gr.training.model import load_tokenizer, model_config
+from spacetime_gr.training.model import attention_implementation, load_tokenizer, model_config
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,12 @@ def dry_run(config: PretrainConfig, config_file: str, overrides: list[str], worl
     deepspeed_settings(config, world_size, precision)
     found = Path(config.data.path).is_dir()
     sizes = model_config(config, load_tokenizer(config) if found else None)
+    sizes._attn_implementation = attention_implementation(config, sizes, device)
     with torch.device("meta"):
         counts = count_parameters(SpacetimeGRForCausalLM(sizes))
     memory = plan_memory(config, counts, sizes, world_size, precision)
     parts = [dump_config(config), describe(counts, memory, config, world_size, precision)]
+    parts.append(f"\nattention               {sizes._attn_implementation:>16}")
     if not found:
         parts.append(f"\n{config.data.path} does not exist yet: sizes of the vocabulary are those of section model")
     return "\n".join([*parts, "", launch_command(config_file, overrides, world_size)])

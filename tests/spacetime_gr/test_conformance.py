@@ -137,7 +137,7 @@ def test_resizing_the_vocabulary_is_refused(model: SpacetimeGRForCausalLM) -> No
 
 @torch.no_grad()
 def test_eager_equals_sdpa(model: SpacetimeGRForCausalLM, batch: dict[str, Tensor]) -> None:
-    """Switched on a live model, so that the body follows. Other implementations are refused (packing)."""
+    """Switched on a live model, so that the body follows. Other back ends: `modules/test_attention.py`."""
     sdpa = model(**batch).logits
     model.set_attn_implementation("eager")
     assert model.model.decoder.config._attn_implementation == "eager"

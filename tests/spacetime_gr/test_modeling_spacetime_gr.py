@@ -138,15 +138,6 @@ def test_eager_equals_sdpa_and_padding_does_not_matter(tokenizer: SpacetimeGRTok
     torch.testing.assert_close(eager(**batch).loss_sums, sdpa(**batch).loss_sums, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["flash_attention_2", "kernels-community/flash-attn2", "flex_attention"])
-def test_flash_attention_is_refused(tokenizer: SpacetimeGRTokenizer, name: str) -> None:
-    """It would let the users of packed rows see each other (positions tell the boundaries for a single row only)."""
-    with pytest.raises(ValueError, match="expected one of sdpa, eager"):
-        make_model(tokenizer, attn_implementation=name)
-    with pytest.raises(ValueError, match="expected one of sdpa, eager"):
-        make_model(tokenizer).set_attn_implementation(name)
-
-
 def test_num_items_in_batch_makes_accumulation_exact(tokenizer: SpacetimeGRTokenizer) -> None:
     model = make_model(tokenizer)
     whole = batch_of(tokenizer, 7, [5, 9, 3])

@@ -9,6 +9,7 @@ import torch
 from spacetime_gr.training.checkpoints import CheckpointStore
 from spacetime_gr.training.distributed import World
 from spacetime_gr.training.loading import dump_config, load_config
+from spacetime_gr.training.model import attention_implementation, load_tokenizer, model_config
 from spacetime_gr.training.pretrain import _open_run, check_same_run, finished_before, main
 
 
@@ -31,8 +32,31 @@ def test_dry_run_states_sizes_memory_and_command(file: Path, capsys: pytest.Capt
     assert total == sum(int(numbers[part].replace(",", "")) for part in ("embedding", "body", "head"))
     assert "512 tokens = 4 ranks x 2 micro-batches x 1 rows x 64" in text
     assert "ZeRO stage 2, 4 ranks, bf16" in text
+    assert numbers["attention"] == "sdpa"
     assert text.splitlines()[-1] == (f"deepspeed --num_accelerators 4 launch/pretrain.py --config {file} train.lr=0.01")
     assert not Path(load_config(file).run.dir).exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.precision=bf16", "varlen"),
+        ("train.precision=fp32", "sdpa"),
+        ("train.compile=true", "sdpa"),
+        ("model.attention_dropout=0.1", "sdpa"),
+        ("model.head_dim=12", "sdpa"),
+        ("model.attn_implementation=eager", "eager"),
+    ],
+)
+def test_attention_on_a_gpu(file: Path, override: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variable-length attention where its kernel takes the model, unless the configuration says otherwise."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    config = load_config(file, [override])
+    sizes = model_config(config, load_tokenizer(config))
+    assert attention_implementation(config, sizes, torch.device("cuda", 0)) == expected
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert attention_implementation(config, sizes, torch.device("cuda", 0)) in ("sdpa", "eager")
 
 
 def test_dry_run_without_data_takes_sizes_from_the_model(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +72,7 @@ def test_dry_run_without_data_takes_sizes_from_the_model(file: Path, capsys: pyt
         ("model.num_blocks=7", "model.num_blocks=7, but the tokenizer in"),
         ("model.num_attention_heads=3", "hidden_size 32 is not a multiple of num_attention_heads 3"),
         ("model.hidden_size=abc", "hidden_size is 'abc'; expected a whole number"),
-        ("model.attn_implementation=flash_attention_2", "expected one of sdpa, eager"),
+        ("model.attn_implementation=flash", "expected one of sdpa, eager, varlen"),
         ("deepspeed.config={zero_optimization: 5}", "zero_optimization=5; expected a mapping"),
     ],
 )
