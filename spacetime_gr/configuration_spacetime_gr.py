@@ -20,7 +20,9 @@ _WHOLE = {
 }
 _POSITIVE = ("rope_theta", "rms_norm_eps", "initializer_range")
 _SHARES = ("attention_dropout", "hidden_dropout")
-_FLAGS = ("use_cache", "tie_word_embeddings", "return_explore")
+# Side information that can be switched off, each by itself; see `SpacetimeGRConfig`.
+SIDE_SWITCHES = ("use_mode", "use_hour", "use_gap", "use_clock", "use_user_block", "use_category", "use_position")
+_FLAGS = ("use_cache", "tie_word_embeddings", "return_explore", *SIDE_SWITCHES)
 
 
 class SpacetimeGRConfig(PreTrainedConfig):
@@ -32,6 +34,12 @@ class SpacetimeGRConfig(PreTrainedConfig):
     Body (a transformers decoder named by `backbone`): `hidden_size`, `intermediate_size` (default 8/3 of the hidden
     size, rounded up to 64), `num_hidden_layers`, `num_attention_heads`, `num_key_value_heads` (default: all),
     `head_dim`, `rope_theta`, `max_position_embeddings`, `attention_dropout`.
+
+    Side information of u (true or false each; what is off is not read, whatever the rows hold): `use_mode`, `use_hour`
+    (local hour of the week), `use_gap` (time since the last action), `use_clock` (the times by which the return-explore
+    head relates a request to past actions), `use_user_block` (where the person stands: in the embedding of u, in the
+    spatial kernel and in the distances of the return-explore head). Of places, in the embedding of the inner token and
+    in the fused inner head: `use_category`, `use_position` (in the block).
 
     Method: `num_user_buckets` (hashed users; 0 switches them off), `inner_head` (`fused`: candidates of a block are
     scored with category, position and popularity as well; `tied`: by the inner id alone), `spatial_features` (width of
@@ -70,6 +78,14 @@ class SpacetimeGRConfig(PreTrainedConfig):
     pad_token_id: int | None = PAD
     bos_token_id: int | None = BOS
     eos_token_id: int | None = EOS
+
+    use_mode: bool = True
+    use_hour: bool = True
+    use_gap: bool = True
+    use_clock: bool = True
+    use_user_block: bool = True
+    use_category: bool = True
+    use_position: bool = True
 
     num_user_buckets: int = 4096
     inner_head: str = "fused"

@@ -14,7 +14,7 @@ from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.generation.recommend import RecommendMixin
 from spacetime_gr.generation.side_inputs import SideInputsMixin
 from spacetime_gr.index import POIIndex
-from spacetime_gr.modules.embeddings import SideEmbeddings
+from spacetime_gr.modules.embeddings import SideEmbeddings, contexts_read
 from spacetime_gr.modules.growing import grow
 from spacetime_gr.modules.heads import TypedHeadsMixin
 from spacetime_gr.modules.places import PlaceTable
@@ -114,7 +114,7 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
             if kwargs.get(name) is None:
                 kwargs[name] = getattr(self.config, name)
         if inputs_embeds is None:
-            inputs_embeds = self.decoder.embed_tokens(input_ids)
+            inputs_embeds = self.decoder.embed_tokens(contexts_read(input_ids, self.config))
         inputs_embeds = inputs_embeds + self.side(self.decoder.embed_tokens, user_hash, user_block, gap, category, cell)
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:

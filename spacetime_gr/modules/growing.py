@@ -49,8 +49,9 @@ def grow(model: "SpacetimeGRForCausalLM", tokenizer: "SpacetimeGRTokenizer") -> 
     for table in tables.values():  # one where they are tied
         table[blocks + fresh] = table[blocks + source]
         table[inner + num_inner : inner + num_inner_now] = table[inner : inner + num_inner].mean(dim=0)
-    _widen(model.model.side.category, grown.num_categories + 1)
-    if model.inner_scores.fused:
+    if config.use_category:
+        _widen(model.model.side.category, grown.num_categories + 1)
+    if config.use_category and model.inner_scores.fused:
         _widen(model.inner_scores.category, grown.num_categories + 1)
     config.num_pois, config.num_categories = grown.num_pois, grown.num_categories
     model.places = places

@@ -139,6 +139,10 @@ class TypedHeadsMixin:
             explore_odds: factor on the gate's odds (the discovery knob).
             candidates: how many states in a row share one query's place in the sequence.
         """
+        if not self.config.use_clock:
+            local_time = torch.zeros_like(local_time)
+        if not self.config.use_user_block:
+            user_block = torch.zeros_like(user_block)
         visible = memory.before(position, segment)
         start = self.config.vocabulary.block_start
         distance_km = self.places.distance_km((user_block - start).unsqueeze(2), (memory.block - start).unsqueeze(1))

@@ -35,7 +35,8 @@ class BlockScores(nn.Module):
     def __init__(self, config: SpacetimeGRConfig) -> None:
         super().__init__()
         self.vocabulary = config.vocabulary
-        self.spatial = nn.Linear(config.hidden_size, config.spatial_features // 2) if config.spatial_features else None
+        spatial = config.use_user_block and config.spatial_features > 0
+        self.spatial = nn.Linear(config.hidden_size, config.spatial_features // 2) if spatial else None
 
     def forward(self, lm_head: RangeLinear, places: PlaceTable, hidden: Tensor, user_block: Tensor) -> Tensor:
         """Scores of shape (n, num_blocks), at least float32 (half precision does not hold `NEVER`, of spare blocks).
@@ -62,9 +63,10 @@ class InnerScores(nn.Module):
         self.vocabulary = config.vocabulary
         self.fused = config.inner_head == "fused"
         if self.fused:
-            self.category = nn.Linear(config.hidden_size, config.num_categories + 1)
-            self.cell = nn.Linear(config.hidden_size, config.num_cells + 1)
-            self.popularity = nn.Linear(config.hidden_size, NUM_POPULARITY_BUCKETS)
+            width = config.hidden_size
+            self.category = nn.Linear(width, config.num_categories + 1) if config.use_category else None
+            self.cell = nn.Linear(width, config.num_cells + 1) if config.use_position else None
+            self.popularity = nn.Linear(width, NUM_POPULARITY_BUCKETS)
 
     def forward(self, lm_head: RangeLinear, places: PlaceTable, hidden: Tensor, blocks: Tensor) -> Tensor:
         """Scores of shape (n, num_inner), at least float32.
@@ -78,8 +80,10 @@ class InnerScores(nn.Module):
         positions, exists = places.candidates(blocks)
         if self.fused:
             # What a candidate is enters as a score per category, cell and popularity, gathered for each candidate.
-            scores = scores + self.category(hidden).gather(-1, places.category[positions].long())
-            scores = scores + self.cell(hidden).gather(-1, places.cell[positions].long())
+            if self.category is not None:
+                scores = scores + self.category(hidden).gather(-1, places.category[positions].long())
+            if self.cell is not None:
+                scores = scores + self.cell(hidden).gather(-1, places.cell[positions].long())
             scores = scores + self.popularity(hidden).gather(-1, places.popularity[positions].long())
         return full_precision(scores).masked_fill(~exists, NEVER)
 

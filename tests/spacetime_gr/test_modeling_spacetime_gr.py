@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from spacetime_gr import SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRTokenizer
+from spacetime_gr.configuration_spacetime_gr import SIDE_SWITCHES
 from tests.spacetime_gr.conftest import make_histories
 
 
@@ -37,6 +38,7 @@ OPTIONS = [
     {"return_explore": False},
     {"inner_head": "tied", "spatial_features": 0, "num_user_buckets": 0},
     {"tie_word_embeddings": False, "backbone": "llama", "attn_implementation": "eager"},
+    dict.fromkeys(SIDE_SWITCHES, False),
 ]
 
 
