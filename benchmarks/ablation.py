@@ -6,13 +6,12 @@ python benchmarks/ablation.py --out OUT --table
 Variants are `full` (the configuration as it is), files of configs/ablation laid over it (`--variants`, default all),
 and other prepared folders of the same events (`--folder flat=PATH`, made by `index_alternatives.py variants`). What is
 finished is not run again, and what was interrupted goes on, so the same command may be repeated. A job is one process
-on one core; its output lies in OUT/VARIANT/seed-N/log.txt.
+on one core (it takes a free port of its own); its output lies in OUT/VARIANT/seed-N/log.txt.
 """
 
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -47,20 +46,12 @@ class Job:
             return True
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu")}
-        launcher = ["deepspeed", "--num_accelerators", "1", "--master_port", str(free_port())]
         with (self.folder / "log.txt").open("a") as log:
-            for command in ([*launcher, *self.train], self.evaluate):
+            for command in commands:
                 if subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode:
                     return False
         done.write_text(json.dumps(commands))
         return True
-
-
-def free_port() -> int:
-    """A port that nobody listens on, so that jobs beside each other do not meet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
@@ -86,7 +77,7 @@ def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
             evaluate += ["--protocol", arguments.protocol, "--json", str(folder / "eval.json"), "--reuse"]
             if arguments.max_targets is not None:
                 evaluate += ["--max-targets", str(arguments.max_targets)]
-            yield Job(folder, [str(ROOT / "launch" / "pretrain.py"), *configs, *settings], evaluate)
+            yield Job(folder, [sys.executable, str(ROOT / "launch" / "pretrain.py"), *configs, *settings], evaluate)
 
 
 def figures(result: Mapping[str, Any]) -> list[float | None]:
