@@ -1,10 +1,14 @@
 """Side information of an action, added to the embeddings of its tokens."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
-from spacetime_gr.vocabulary import HOURS, HOURS_PER_WEEK
+from spacetime_gr.modules.places import coarse_cells
+from spacetime_gr.modules.zero_start import ZeroEmbedding, ZeroLinear
+from spacetime_gr.vocabulary import CELL_BITS, FINE_CELL_BITS, HOURS, HOURS_PER_WEEK
 
 
 def contexts_read(input_ids: Tensor, config: SpacetimeGRConfig) -> Tensor:
@@ -29,43 +33,64 @@ def contexts_read(input_ids: Tensor, config: SpacetimeGRConfig) -> Tensor:
 class SideEmbeddings(nn.Module):
     """Embeds the side inputs that stand beside `input_ids`; index 0 of each means 'nothing here' and adds nothing.
 
-    At u: hashed user, block in which the person stands (through the token table and a projection, so that it shares
-    what is learnt of the blocks), time since the last action. At the inner token: category and position in the block.
-    What the configuration switches off has no weights and is not read.
+    At u: hashed user, block in which the person stands (through the blocks' own embeddings and a projection, so that it
+    shares what is learnt of them), time since the last action, distance from the last place. At the inner token:
+    category, position in the block at two resolutions, and a projection of the place's own vector. What the
+    configuration switches off has no weights and is not read.
     """
 
     def __init__(self, config: SpacetimeGRConfig) -> None:
         super().__init__()
         width = config.hidden_size
 
-        def table(size: int, used: bool) -> nn.Embedding | None:
-            return nn.Embedding(size, width, padding_idx=0) if used else None
+        def table(size: int, used: bool, kind: type[nn.Embedding] = nn.Embedding) -> nn.Embedding | None:
+            return kind(size, width, padding_idx=0) if used else None
 
         self.num_user_buckets = config.num_user_buckets
         self.user = table(config.num_user_buckets + 1, config.num_user_buckets > 0)
         self.user_block = nn.Linear(width, width, bias=False) if config.use_user_block else None
         self.gap = table(config.num_gap_buckets, config.use_gap)
         self.category = table(config.num_categories + 1, config.use_category)
-        self.cell = table(config.num_cells + 1, config.use_position)
+        self.cell = table((1 << CELL_BITS) + 1, config.use_position)
+        self.distance = table(config.num_distance_buckets, config.use_distance, ZeroEmbedding)
+        self.fine_cell = table((1 << FINE_CELL_BITS) + 1, config.use_fine_position, ZeroEmbedding)
+        size = config.poi_embedding_size
+        self.poi = ZeroLinear(size, width, bias=False) if size else None
 
     def forward(
         self,
-        token_table: nn.Embedding,
+        embed: Callable[[Tensor], Tensor],
         user_hash: Tensor | None = None,
         user_block: Tensor | None = None,
         gap: Tensor | None = None,
+        distance: Tensor | None = None,
         category: Tensor | None = None,
         cell: Tensor | None = None,
+        poi_vector: Tensor | None = None,
     ) -> Tensor | float:
-        """Sum of the given side inputs' embeddings, shape (batch, length, hidden_size); 0.0 when none is given."""
+        """Sum of the given side inputs' embeddings, shape (batch, length, hidden_size); 0.0 when none is given.
+
+        Args:
+            embed: embeds block tokens.
+            poi_vector: shape (batch, length, poi_embedding_size), zero where there is none.
+            Others: shape (batch, length).
+        """
         total: Tensor | float = 0.0
         if user_hash is not None and self.user is not None:
             bucket = torch.where(user_hash > 0, user_hash % self.num_user_buckets + 1, 0)
             total = total + self.user(bucket)
         if user_block is not None and self.user_block is not None:
-            standing = self.user_block(token_table(user_block))
+            standing = self.user_block(embed(user_block))
             total = total + standing * (user_block != 0).unsqueeze(-1).to(standing.dtype)
-        for embedding, values in ((self.gap, gap), (self.category, category), (self.cell, cell)):
-            if embedding is not None and values is not None:
-                total = total + embedding(values)
+        looked_up = (
+            (self.gap, gap),
+            (self.category, category),
+            (self.cell, None if cell is None else coarse_cells(cell)),
+            (self.distance, distance),
+            (self.fine_cell, cell),
+            (self.poi, None if poi_vector is None or self.poi is None else poi_vector.to(self.poi.weight.dtype)),
+        )
+        for layer, values in looked_up:
+            if layer is not None and values is not None:
+                total = total + layer(values)
         return total

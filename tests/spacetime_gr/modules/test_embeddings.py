@@ -9,7 +9,8 @@ from spacetime_gr import SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRT
 from spacetime_gr.configuration_spacetime_gr import SIDE_SWITCHES
 from spacetime_gr.modules.embeddings import contexts_read
 from spacetime_gr.vocabulary import HOURS, HOURS_PER_WEEK, MODES
-from tests.spacetime_gr.test_modeling_spacetime_gr import batch_of, make_model
+from tests.spacetime_gr.conftest import make_histories
+from tests.spacetime_gr.test_modeling_spacetime_gr import make_model
 
 Batch = dict[str, torch.Tensor]
 
@@ -32,11 +33,16 @@ def roll(batch: Batch, name: str, size: int) -> None:
     batch[name] = torch.where(batch[name] > 0, batch[name] % size + 1, 0)
 
 
-def other_places(model: SpacetimeGRForCausalLM, batch: Batch, name: str, size: int) -> None:
-    """Other values of a property of places, in the rows and in the tables."""
-    roll(batch, name, size)
-    table = getattr(model.places, name)
-    table.copy_(table.long() % size + 1)
+def other_cells(model: SpacetimeGRForCausalLM, batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Other positions in the blocks, in the rows and in the tables."""
+    batch["cell"] = torch.where(batch["cell"] > 0, change(batch["cell"] - 1) + 1, 0)
+    model.places.fine_cell.copy_(change(model.places.fine_cell.long() - 1) + 1)
+
+
+def other_categories(model: SpacetimeGRForCausalLM, batch: Batch) -> None:
+    """Other categories, in the rows and in the tables."""
+    roll(batch, "category", 3)
+    model.places.category.copy_(model.places.category % 3 + 1)
 
 
 def elsewhere(model: SpacetimeGRForCausalLM, batch: Batch) -> None:
@@ -57,8 +63,11 @@ CHANGES: dict[str, Callable[[SpacetimeGRForCausalLM, Batch], None]] = {
     "use_gap": lambda model, batch: roll(batch, "gap", 24),
     "use_clock": lambda model, batch: later(batch),
     "use_user_block": elsewhere,
-    "use_category": lambda model, batch: other_places(model, batch, "category", 3),
-    "use_position": lambda model, batch: other_places(model, batch, "cell", 64),
+    "use_distance": lambda model, batch: roll(batch, "distance", 20),
+    "use_category": other_categories,
+    # The coarse position turned by one cell and what is finer kept, and the other way round.
+    "use_position": lambda model, batch: other_cells(model, batch, lambda cell: (cell + 16) % 1024),
+    "use_fine_position": lambda model, batch: other_cells(model, batch, lambda cell: cell // 16 * 16 + (cell + 1) % 16),
 }
 
 
@@ -68,14 +77,21 @@ def test_every_switch_has_its_change() -> None:
 
 @pytest.mark.parametrize("switch", SIDE_SWITCHES)
 def test_what_is_switched_off_is_not_read(tokenizer: SpacetimeGRTokenizer, switch: str) -> None:
-    """Another value changes the predictions of the whole model, and of one with everything else, not of one without."""
+    """Another value changes the predictions of a model with it, also of one with nothing else; not of one without."""
+    others = dict.fromkeys({*SIDE_SWITCHES} - {switch}, True)
+    if switch == "use_position":  # a coarse position says nothing that the fine one does not
+        others["use_fine_position"] = False
+    off = dict.fromkeys(others, False)
     for options, same in (
-        ({}, False),
-        ({switch: False}, True),
-        (dict.fromkeys({*SIDE_SWITCHES} - {switch}, False), False),
+        (others | {switch: True}, False),
+        (off | {switch: True}, False),
+        (others | {switch: False}, True),
     ):
         model = make_model(tokenizer, **options)
-        batch = batch_of(tokenizer, 2, [14, 9])
+        histories = make_histories(2, [14, 9])
+        for history in histories:
+            history |= {"user_latitude": 40.8, "user_longitude": -74.1}
+        batch = dict(tokenizer(histories, return_tensors="pt"))
         with torch.no_grad():
             before = model(**batch | {"labels": None}).logits
             CHANGES[switch](model, batch)
