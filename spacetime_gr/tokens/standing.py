@@ -48,9 +48,8 @@ def distances_km(index: POIIndex, columns: Columns, offsets: NDArray[np.int64]) 
     if "user_latitude" not in columns:
         return np.full(len(columns["poi_row"]), np.nan)
     last_latitude, last_longitude = (np.roll(degrees, 1) for degrees in index.coordinates(columns["poi_row"]))
-    moved: NDArray[np.float64] = haversine_km(
-        last_latitude, last_longitude, columns["user_latitude"], columns["user_longitude"]
-    )
+    here = columns["user_latitude"], columns["user_longitude"]
+    moved = np.asarray(haversine_km(last_latitude, last_longitude, *here), np.float64)
     moved[first_actions(offsets)] = np.nan
     return moved
 

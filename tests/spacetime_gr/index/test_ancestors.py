@@ -1,5 +1,7 @@
 """Tiles above the blocks, against a search written out over map addresses."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
@@ -31,7 +33,7 @@ def parting_tiles(index: POIIndex) -> list[list[str]]:
         lines.append([(level, x >> (z - level), y >> (z - level)) for level in range(z, -1, -1)])
     children: dict[tuple, set] = {}
     for line in lines:
-        for child, tile in zip(line, line[1:], strict=False):
+        for child, tile in pairwise(line):
             children.setdefault(tile, set()).add(child)
     return [[tile for tile in line[1:] if len(children[tile]) > 1] for line in lines]
 

@@ -82,11 +82,8 @@ def test_what_is_switched_off_is_not_read(tokenizer: SpacetimeGRTokenizer, switc
     if switch == "use_position":  # a coarse position says nothing that the fine one does not
         others["use_fine_position"] = False
     off = dict.fromkeys(others, False)
-    for options, same in (
-        (others | {switch: True}, False),
-        (off | {switch: True}, False),
-        (others | {switch: False}, True),
-    ):
+    cases = ((others | {switch: True}, False), (off | {switch: True}, False), (others | {switch: False}, True))
+    for options, same in cases:
         model = make_model(tokenizer, **options)
         histories = make_histories(2, [14, 9])
         for history in histories:

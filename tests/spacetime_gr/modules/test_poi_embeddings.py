@@ -75,7 +75,7 @@ def test_products_in_parts_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_place_that_nobody_visited_is_ranked_by_its_vector(tokenizer: SpacetimeGRTokenizer) -> None:
-    """Everybody goes to the marked place of a block; one block's is never visited in training, and still comes first."""
+    """Everybody goes to the marked place of a block; that of one block, never visited in training, comes first, too."""
     index = tokenizer.index
     sizes = index.block_sizes
     marked = index.decode_rows(np.arange(index.num_blocks), np.minimum(sizes - 1, np.arange(index.num_blocks) % 5))
