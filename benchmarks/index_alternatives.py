@@ -3,7 +3,7 @@
 python benchmarks/index_alternatives.py table --pois DATA/pois.parquet     # the statistics (needs `pip install h3`)
 python benchmarks/index_alternatives.py country --out FOLDER               # eight simulated cities as one country
 python benchmarks/index_alternatives.py clustered --num-pois N --out FILE  # places of a country, for `table`
-python benchmarks/index_alternatives.py variants --data FOLDER --out OUT   # prepared folders OUT/{quadtree,grid,random}
+python benchmarks/index_alternatives.py variants --data FOLDER --out OUT   # OUT/{quadtree,grid,random,flat}/data
 
 `bash benchmarks/geography.sh` trains and evaluates a model on each variant.
 """
@@ -162,6 +162,7 @@ def variants(data: Path, out: Path, bound: int, seed: int) -> None:
         "quadtree": quadtree,
         "grid": grid_of_size(pois, bound, quadtree.num_blocks),
         "random": scattered(pois, bound, seed),
+        "flat": POIIndex.build(pois, max_pois_per_block=pois.num_rows),  # one block: its inner ids are flat ids
     }
     for name, index in indexes.items():
         target = out / name / "data"

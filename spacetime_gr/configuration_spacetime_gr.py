@@ -12,26 +12,42 @@ BACKBONES = ("qwen3", "llama")
 INNER_HEADS = ("fused", "tied")
 # Least value of the settings that are whole numbers; None stands for 'derived' where the default is None.
 _WHOLE = {
-    **dict.fromkeys(("num_blocks", "num_inner", "num_actions", "num_pois", "num_cells", "num_gap_buckets"), 1),
+    **dict.fromkeys(
+        ("num_blocks", "num_inner", "num_actions", "num_pois", "num_gap_buckets", "num_distance_buckets"), 1
+    ),
     **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), 1),
     **dict.fromkeys(("num_key_value_heads", "head_dim", "max_position_embeddings", "pointer_size"), 1),
     **dict.fromkeys(("num_categories", "num_user_buckets", "spatial_features"), 0),
+    **dict.fromkeys(("num_ancestors", "poi_embedding_size"), 0),
     "loss_chunk_size": 1,
 }
 _POSITIVE = ("rope_theta", "rms_norm_eps", "initializer_range")
 _SHARES = ("attention_dropout", "hidden_dropout")
-_FLAGS = ("use_cache", "tie_word_embeddings", "return_explore")
+# Side information that can be switched off, each by itself; see `SpacetimeGRConfig`.
+SIDE_SWITCHES = (
+    *("use_mode", "use_hour", "use_gap", "use_distance", "use_clock", "use_user_block"),
+    *("use_category", "use_position", "use_fine_position"),
+)
+_FLAGS = ("use_cache", "tie_word_embeddings", "return_explore", "block_ancestors", *SIDE_SWITCHES)
 
 
 class SpacetimeGRConfig(PreTrainedConfig):
     """Sizes and options of a Spacetime-GR model.
 
     Vocabulary (give `**tokenizer.config_kwargs()`): `num_blocks`, `num_inner`, `num_actions`, and the side inputs'
-    `num_pois`, `num_categories`, `num_cells`, `num_gap_buckets`.
+    `num_pois`, `num_categories`, `num_gap_buckets`, `num_distance_buckets`, `num_ancestors`.
 
     Body (a transformers decoder named by `backbone`): `hidden_size`, `intermediate_size` (default 8/3 of the hidden
     size, rounded up to 64), `num_hidden_layers`, `num_attention_heads`, `num_key_value_heads` (default: all),
     `head_dim`, `rope_theta`, `max_position_embeddings`, `attention_dropout`.
+
+    Side information of u (true or false each; what is off is not read, whatever the rows hold): `use_mode`, `use_hour`
+    (local hour of the week), `use_gap` (time since the last action), `use_distance` (from the last place), `use_clock`
+    (the times by which the return-explore head relates a request to past actions), `use_user_block` (where the person
+    stands: in the embedding of u, in the spatial kernel and in the distances of the return-explore head). Of places, in
+    the embedding of the inner token and in the fused inner head: `use_category`, `use_position` (cell of 8 x 8 in the
+    block), `use_fine_position` (of 32 x 32), `poi_embedding_size` (size of a vector given for each place, see
+    `load_places`; 0: none). `block_ancestors`: blocks share what is learnt of the map tiles around them.
 
     Method: `num_user_buckets` (hashed users; 0 switches them off), `inner_head` (`fused`: candidates of a block are
     scored with category, position and popularity as well; `tied`: by the inner id alone), `spatial_features` (width of
@@ -48,8 +64,9 @@ class SpacetimeGRConfig(PreTrainedConfig):
     num_actions: int = 1
     num_pois: int = 1
     num_categories: int = 0
-    num_cells: int = 64
     num_gap_buckets: int = 25
+    num_distance_buckets: int = 21
+    num_ancestors: int = 0
     vocab_size: int | None = None
 
     backbone: str = "qwen3"
@@ -70,6 +87,18 @@ class SpacetimeGRConfig(PreTrainedConfig):
     pad_token_id: int | None = PAD
     bos_token_id: int | None = BOS
     eos_token_id: int | None = EOS
+
+    use_mode: bool = True
+    use_hour: bool = True
+    use_gap: bool = True
+    use_distance: bool = True
+    use_clock: bool = True
+    use_user_block: bool = True
+    use_category: bool = True
+    use_position: bool = True
+    use_fine_position: bool = False
+    poi_embedding_size: int = 0
+    block_ancestors: bool = False
 
     num_user_buckets: int = 4096
     inner_head: str = "fused"
@@ -107,6 +136,11 @@ class SpacetimeGRConfig(PreTrainedConfig):
             )
         if self.spatial_features % 2:
             raise ValueError(f"spatial_features is {self.spatial_features}; expected an even number (sine and cosine)")
+        if self.block_ancestors and not self.num_ancestors:
+            raise ValueError(
+                "block_ancestors is true, but num_ancestors is 0: only a quadtree index of several blocks has tiles "
+                "above them; set block_ancestors to false or prepare with --scheme quadtree"
+            )
         if self.intermediate_size is None:
             self.intermediate_size = -(-self.hidden_size * 8 // 3 // 64) * 64
         if self.vocab_size is None:

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
@@ -14,8 +17,9 @@ from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.generation.recommend import RecommendMixin
 from spacetime_gr.generation.side_inputs import SideInputsMixin
 from spacetime_gr.index import POIIndex
+from spacetime_gr.modules.ancestors import BlockAncestors
 from spacetime_gr.modules.attention import attention_inputs, check_attention, decoder_attention, mask_inputs
-from spacetime_gr.modules.embeddings import SideEmbeddings
+from spacetime_gr.modules.embeddings import SideEmbeddings, contexts_read
 from spacetime_gr.modules.growing import grow
 from spacetime_gr.modules.heads import TypedHeadsMixin
 from spacetime_gr.modules.places import PlaceTable
@@ -24,6 +28,7 @@ from spacetime_gr.modules.text_decoder import copy_body
 from spacetime_gr.modules.token_cache import past_tokens, remember
 from spacetime_gr.modules.token_rows import TokenRows, default_positions, segments
 from spacetime_gr.modules.typed_heads import BlockScores, InnerScores, RangeLinear
+from spacetime_gr.modules.zero_start import ZeroEmbedding, ZeroLinear
 from spacetime_gr.tokenization_spacetime_gr import SpacetimeGRTokenizer
 
 
@@ -40,6 +45,14 @@ class SpacetimeGRPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _skip_keys_device_placement = ("past_key_values",)
     _keep_in_fp32_modules_strict = ("block_centers", "longest_km")  # half precision would move the blocks
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ZeroEmbedding | ZeroLinear):
+            for parameter in module.parameters():
+                init.zeros_(parameter)
+        else:
+            super()._init_weights(module)
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
         check_attention(attn_implementation, self.config.attention_dropout)
@@ -84,6 +97,7 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
         attention = decoder_attention(self.config._attn_implementation)
         self.decoder = AutoModel.from_config(config.decoder_config(), attn_implementation=attention)
         self.side = SideEmbeddings(config)
+        self.ancestors = BlockAncestors(config) if config.block_ancestors else None
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.post_init()
 
@@ -107,8 +121,10 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
         user_hash: Tensor | None = None,
         user_block: Tensor | None = None,
         gap: Tensor | None = None,
+        distance: Tensor | None = None,
         category: Tensor | None = None,
         cell: Tensor | None = None,
+        poi_vector: Tensor | None = None,
         segment: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
@@ -119,7 +135,9 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
             attention_mask: 1 for real tokens (batch, length), or a ready boolean mask (batch, 1, length, keys).
             position_ids: positions that restart at 0 with each packed sequence; default counted from the mask.
             past_key_values: cache of earlier tokens.
-            user_hash, user_block, gap, category, cell: side inputs, shape (batch, length); each may be left out.
+            user_hash, user_block, gap, distance, category, cell: side inputs, shape (batch, length); each may be left
+                out.
+            poi_vector: vectors of the places of inner tokens, zero elsewhere, (batch, length, poi_embedding_size).
             segment: number of the packed sequence of cached tokens and these, 0 for padding, (batch, keys); default
                 read off the positions, or with a cache off the attention mask: one sequence a row.
         """
@@ -128,9 +146,19 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
         for name in ("output_attentions", "output_hidden_states"):
             if kwargs.get(name) is None:
                 kwargs[name] = getattr(self.config, name)
+        ancestors = self.ancestors
+        sums = None if ancestors is None else ancestors()
+
+        def embed(tokens: Tensor) -> Tensor:
+            own: Tensor = self.decoder.embed_tokens(tokens)
+            return own if ancestors is None or sums is None else own + ancestors.at(tokens, sums)
+
         if inputs_embeds is None:
-            inputs_embeds = self.decoder.embed_tokens(input_ids)
-        inputs_embeds = inputs_embeds + self.side(self.decoder.embed_tokens, user_hash, user_block, gap, category, cell)
+            assert input_ids is not None  # the one or the other
+            inputs_embeds = embed(contexts_read(input_ids, self.config))
+        inputs_embeds = inputs_embeds + self.side(
+            embed, user_hash, user_block, gap, distance, category, cell, poi_vector
+        )
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:
             position_ids = default_positions(inputs_embeds, attention_mask, past_length)
@@ -216,13 +244,15 @@ class SpacetimeGRForCausalLM(
         copy_body(source, model.model.decoder)
         return model
 
-    def load_places(self, index: POIIndex) -> None:
-        """Copy the place tables of an index into the model (they are saved with the weights)."""
-        self.places.load(index)
+    def load_places(self, index: POIIndex, embeddings: NDArray[np.floating] | None = None) -> None:
+        """Copy the tables of an index into the model (they are saved with the weights); see `PlaceTable.load`."""
+        self.places.load(index, embeddings)
+        if self.model.ancestors is not None:
+            self.model.ancestors.load(index)
 
-    def grow(self, tokenizer: SpacetimeGRTokenizer) -> None:
+    def grow(self, tokenizer: SpacetimeGRTokenizer, embeddings: NDArray[np.floating] | None = None) -> None:
         """Fit the model to its tokenizer's grown index, in place; see `modules.growing.grow`."""
-        grow(self, tokenizer)
+        grow(self, tokenizer, embeddings)
 
     @can_return_tuple
     def forward(
@@ -239,6 +269,7 @@ class SpacetimeGRForCausalLM(
         user_hash: Tensor | None = None,
         user_block: Tensor | None = None,
         gap: Tensor | None = None,
+        distance: Tensor | None = None,
         category: Tensor | None = None,
         cell: Tensor | None = None,
         local_time: Tensor | None = None,
@@ -282,8 +313,10 @@ class SpacetimeGRForCausalLM(
             user_hash=user_hash,
             user_block=user_block,
             gap=gap,
+            distance=distance,
             category=category,
             cell=cell,
+            poi_vector=self._poi_vectors(input_ids, None if past is None else past.input_ids[:, -1:]),
             segment=segment if past_segment is None else torch.cat([past_segment, segment], dim=1),
             **kwargs,
         )

@@ -10,7 +10,8 @@ HOURS_PER_WEEK = 168
 HOURS = HOURS_PER_WEEK + 1  # the last one stands for 'time not known' (the blind setting)
 NUM_CONTEXTS = len(MODES) * HOURS
 TOKENS_PER_ACTION = 4
-CELL_BITS = 6  # position of a place in its block, as the model reads it: 8 x 8 cells
+# Position of a place in its block as the model reads it, a Morton code: 32 x 32 cells, whose first bits are 8 x 8.
+FINE_CELL_BITS, CELL_BITS = 10, 6
 
 
 @dataclass(frozen=True)

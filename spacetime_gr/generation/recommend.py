@@ -272,11 +272,12 @@ class SharedHistory:
     ) -> None:
         self.model, self.explore_odds = model, explore_odds
         self.requests, self.after = requests, after
-        side = ("user_hash", "user_block", "gap", "category", "cell")
+        side = ("user_hash", "user_block", "gap", "distance", "category", "cell")
         output = model.model(
             input_ids=rows["input_ids"],
             position_ids=rows["position_ids"],
             use_cache=True,
+            poi_vector=model._poi_vectors(rows["input_ids"]),
             **{name: rows[name] for name in side},
         )
         self.cache = output.past_key_values
@@ -299,7 +300,8 @@ class SharedHistory:
             use_cache=True,
             **{name: requests[name] for name in side},
         ).last_hidden_state
-        scores = model.block_scores(model.lm_head, model.places, hidden.flatten(0, 1), requests["user_block"].flatten())
+        standing = requests["user_block"].flatten()
+        scores = model.block_scores(model.lm_head, model.places, hidden.flatten(0, 1), standing, model._ancestors())
         log_probs = functional.log_softmax(full_precision(scores), dim=-1)
         if model.config.return_explore:
             pointer = model._point(

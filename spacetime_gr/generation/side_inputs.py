@@ -10,7 +10,7 @@ from torch.nn import functional
 from spacetime_gr.modules.places import PlaceTable
 from spacetime_gr.vocabulary import Vocabulary
 
-SIDE_INPUTS = ("user_hash", "user_block", "gap", "category", "cell", "local_time")
+SIDE_INPUTS = ("user_hash", "user_block", "gap", "distance", "category", "cell", "local_time")
 
 
 def with_generated(
@@ -18,8 +18,8 @@ def with_generated(
 ) -> dict[str, Tensor]:
     """Side inputs of a prompt, continued over the tokens that were generated after it.
 
-    A generated u is the same person's, standing at the place before it, after an unknown time; an inner token has
-    category and position of its place; the clock stands still: the time of a generated action is not known.
+    A generated u is the same person's, standing at the place before it, after an unknown time and distance; an inner
+    token has category and position of its place; the clock stands still: the time of a generated action is not known.
 
     Args:
         side: some of `SIDE_INPUTS`, of the prompt, each (batch, prompt length).
@@ -45,17 +45,16 @@ def with_generated(
         return torch.where(is_context & is_block, place, 0)
 
     def of_place(table: Tensor) -> Tensor:
-        block, inner = before(1) - vocabulary.block_start, input_ids - vocabulary.inner_start
-        exists = (block >= 0) & (block < vocabulary.num_blocks) & (inner >= 0) & (inner < vocabulary.num_inner)
-        at = places.block_starts[block.clamp(0, vocabulary.num_blocks - 1)] + inner
-        return torch.where(exists, table[at.clamp(0, len(table) - 1)].long(), 0)
+        at, exists = places.find(before(1) - vocabulary.block_start, input_ids - vocabulary.inner_start)
+        return torch.where(exists, table[at].long(), 0)
 
     made: dict[str, Callable[[Tensor], Tensor]] = {
         "user_hash": same_person,
         "user_block": standing,
         "gap": lambda _: torch.zeros_like(input_ids),
+        "distance": lambda _: torch.zeros_like(input_ids),
         "category": lambda _: of_place(places.category),
-        "cell": lambda _: of_place(places.cell),
+        "cell": lambda _: of_place(places.fine_cell),
         "local_time": lambda prompt: prompt[:, -1:].expand_as(input_ids),
     }
     return {

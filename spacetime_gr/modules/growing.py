@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spacetime_gr.index import POIIndex
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def grow(model: "SpacetimeGRForCausalLM", tokenizer: "SpacetimeGRTokenizer") -> None:
+def grow(
+    model: "SpacetimeGRForCausalLM",
+    tokenizer: "SpacetimeGRTokenizer",
+    embeddings: NDArray[np.floating] | None = None,
+) -> None:
     """Fit a model to the grown index of its tokenizer, in place; before an optimizer or DeepSpeed holds its parameters.
 
     The vocabulary stays as it is: growth uses spare ids, of which the rows were there, but never trained. So every old
@@ -25,9 +30,12 @@ def grow(model: "SpacetimeGRForCausalLM", tokenizer: "SpacetimeGRTokenizer") -> 
     mean of the old ones. Places that were there keep their order in each block; a block that got places, and the map as
     a whole, share the same probability among more.
 
+    Args:
+        embeddings: vectors of all places, old and new, for a model with `poi_embedding_size`; see `PlaceTable.load`.
+
     Raises:
-        ValueError: the tokenizer has other action types, or its index did not grow out of the model's; the model is
-            then as it was.
+        ValueError: the tokenizer has other action types, its index did not grow out of the model's, or the embeddings
+            are missing; the model is then as it was.
     """
     config, index, known = model.config, tokenizer.index, model.places
     if config.vocabulary != tokenizer.vocabulary:
@@ -39,7 +47,7 @@ def grow(model: "SpacetimeGRForCausalLM", tokenizer: "SpacetimeGRTokenizer") -> 
     grown = copy.deepcopy(config)
     grown.num_pois, grown.num_categories = sizes["num_pois"], sizes["num_categories"]
     places = PlaceTable(grown).to(known.block_sizes.device)
-    places.load(index)
+    places.load(index, embeddings)
     _check_grown(known, places, config.num_categories <= grown.num_categories)
 
     fresh, source = _added_blocks(index, known)
@@ -49,11 +57,14 @@ def grow(model: "SpacetimeGRForCausalLM", tokenizer: "SpacetimeGRTokenizer") -> 
     for table in tables.values():  # one where they are tied
         table[blocks + fresh] = table[blocks + source]
         table[inner + num_inner : inner + num_inner_now] = table[inner : inner + num_inner].mean(dim=0)
-    _widen(model.model.side.category, grown.num_categories + 1)
-    if model.inner_scores.fused:
-        _widen(model.inner_scores.category, grown.num_categories + 1)
+    by_category = [model.model.side.category, model.inner_scores.category if model.inner_scores.fused else None]
+    for layer in by_category:
+        if layer is not None:
+            _widen(layer, grown.num_categories + 1)
     config.num_pois, config.num_categories = grown.num_pois, grown.num_categories
     model.places = places
+    if model.model.ancestors is not None:
+        model.model.ancestors.load(index)  # an added block has those of the block that it grew out of
 
 
 def _check_grown(old: PlaceTable, new: PlaceTable, categories_kept: bool) -> None:
@@ -66,7 +77,8 @@ def _check_grown(old: PlaceTable, new: PlaceTable, categories_kept: bool) -> Non
         shift = torch.repeat_interleave(new.block_starts - old.block_starts, sizes)
         still = torch.arange(len(old.category), device=sizes.device) + shift
         kept = all(
-            torch.equal(getattr(old, name), getattr(new, name)[still]) for name in ("category", "cell", "popularity")
+            torch.equal(getattr(old, name), getattr(new, name)[still])
+            for name in ("category", "fine_cell", "popularity")
         )
     if not kept:
         raise ValueError(

@@ -36,8 +36,9 @@ class TypedHeadsMixin:
 
         block_query = rows.queries(vocabulary.context_start, vocabulary.block_start, following)
         block_start = vocabulary.block_start
+        ancestors = self._ancestors()
         block = chunked_log_likelihood(
-            lambda hidden, standing: self.block_scores(self.lm_head, self.places, hidden, standing),
+            lambda hidden, standing: self.block_scores(self.lm_head, self.places, hidden, standing, ancestors),
             (block_query.select(block_query.tokens.hidden), block_query.select(block_query.tokens.user_block)),
             block_query.classes(block_start),
             self.config.loss_chunk_size,
@@ -71,6 +72,24 @@ class TypedHeadsMixin:
         parts = ((block_query, block), (inner_query, inner), (action_query, action))
         sums = torch.stack([query.total(values) for query, values in parts])
         return sums, torch.stack([query.supervised.sum() for query, _ in parts]).float()
+
+    def _ancestors(self: Any) -> Tensor | None:
+        """What the tiles above add to the blocks' embeddings, (num_blocks, hidden_size); taken once for all chunks."""
+        return None if self.model.ancestors is None else self.model.ancestors.of_all_blocks()
+
+    def _poi_vectors(self: Any, input_ids: Tensor, before: Tensor | None = None) -> Tensor | None:
+        """Vectors of the places of inner tokens, zero elsewhere, (batch, length, poi_embedding_size); None if off.
+
+        Args:
+            before: token before the first column, shape (batch, 1); default none.
+        """
+        if self.places.vector is None:
+            return None
+        vocabulary = self.config.vocabulary
+        before = torch.zeros_like(input_ids[:, :1]) if before is None else before
+        block = torch.cat([before, input_ids[:, :-1]], dim=1)  # an inner token stands after its block
+        at, exists = self.places.find(block - vocabulary.block_start, input_ids - vocabulary.inner_start)
+        return self.places.vector[at] * exists.unsqueeze(-1)
 
     def _inner_scores(self: Any, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Scores of the inner ids after block tokens (n,); what is no block token scores as one, to be left out."""
@@ -139,6 +158,10 @@ class TypedHeadsMixin:
             explore_odds: factor on the gate's odds (the discovery knob).
             candidates: how many states in a row share one query's place in the sequence.
         """
+        if not self.config.use_clock:
+            local_time = torch.zeros_like(local_time)
+        if not self.config.use_user_block:
+            user_block = torch.zeros_like(user_block)
         visible = memory.before(position, segment)
         start = self.config.vocabulary.block_start
         distance_km = self.places.distance_km((user_block - start).unsqueeze(2), (memory.block - start).unsqueeze(1))
@@ -189,7 +212,8 @@ class TypedHeadsMixin:
     def _block_log_probs(self: Any, tokens: TokenRows, position: Tensor, memory: Memory, first: int, _: int) -> Tensor:
         """Log-probabilities of the blocks after u tokens, shape (batch * slots, num_blocks)."""
         hidden, user_block = tokens.hidden.flatten(0, 1), tokens.user_block.flatten()
-        log_probs = functional.log_softmax(self.block_scores(self.lm_head, self.places, hidden, user_block), dim=-1)
+        scores = self.block_scores(self.lm_head, self.places, hidden, user_block, self._ancestors())
+        log_probs = functional.log_softmax(scores, dim=-1)
         if self.config.return_explore:
             pointer = self._point_from(self.block_pointer, tokens, position, memory, memory.block)
             log_probs = mix_into(log_probs, pointer, first)

@@ -5,15 +5,22 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.index import POIIndex
 from spacetime_gr.index.geometry import EARTH_RADIUS_KM, haversine_km
-from spacetime_gr.vocabulary import CELL_BITS
+from spacetime_gr.vocabulary import CELL_BITS, FINE_CELL_BITS
 
 NUM_POPULARITY_BUCKETS = 24
+_COPIED_AT_ONCE = 1 << 18  # vectors of places, so that a file is read in bounded memory
 _SHORTEST_KM, _LONGEST_KM = 0.5, 1000.0  # wavelengths of the spatial features; the longest is cut to the map's extent
+
+
+def coarse_cells(fine_cells: Tensor) -> Tensor:
+    """The coarse position in the block from 1 + the fine one (a Morton code, of which it is a prefix); 0 stays 0."""
+    return ((fine_cells - 1) >> (FINE_CELL_BITS - CELL_BITS)) + 1
 
 
 class PlaceTable(nn.Module):
@@ -30,8 +37,9 @@ class PlaceTable(nn.Module):
     block_centers: Tensor
     longest_km: Tensor
     category: Tensor
-    cell: Tensor
+    fine_cell: Tensor
     popularity: Tensor
+    vector: Tensor | None
 
     def __init__(self, config: SpacetimeGRConfig) -> None:
         super().__init__()
@@ -42,8 +50,10 @@ class PlaceTable(nn.Module):
         self.register_buffer("block_centers", torch.zeros(config.num_blocks, 2, dtype=torch.float32))
         self.register_buffer("longest_km", torch.tensor(_LONGEST_KM))
         self.register_buffer("category", torch.zeros(config.num_pois, dtype=torch.int32))
-        self.register_buffer("cell", torch.zeros(config.num_pois, dtype=torch.uint8))
+        self.register_buffer("fine_cell", torch.zeros(config.num_pois, dtype=torch.int16))
         self.register_buffer("popularity", torch.zeros(config.num_pois, dtype=torch.uint8))
+        size = config.poi_embedding_size
+        self.register_buffer("vector", torch.zeros(config.num_pois, size, dtype=torch.float16) if size else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PlaceTable":
         # Half precision would move blocks by kilometres, so a cast of the model leaves the coordinates in float32.
@@ -55,13 +65,27 @@ class PlaceTable(nn.Module):
         return self
 
     @torch.no_grad()
-    def load(self, index: POIIndex) -> None:
+    def load(self, index: POIIndex, embeddings: NDArray[np.floating] | None = None) -> None:
         """Copy the tables of an index.
 
+        Args:
+            embeddings: a vector of each place, shape (num_pois, poi_embedding_size), in the order of `poi_row`; NaN in
+                a row: none. May be memory-mapped.
+
         Raises:
-            ValueError: the index has other sizes than the model's configuration.
+            ValueError: the index or the vectors have other sizes than the model's configuration.
         """
         self._check_sizes(index)
+        size = 0 if self.vector is None else self.vector.shape[1]
+        found = None if embeddings is None else embeddings.shape
+        if found != ((index.num_pois, size) if size else None):
+            raise ValueError(
+                f"embeddings have shape {found}, the model was configured for poi_embedding_size={size} and "
+                f"{index.num_pois} places; give an array of shape ({index.num_pois}, {size})"
+                if size
+                else f"embeddings of shape {found} were given to a model without; set poi_embedding_size in its "
+                "configuration"
+            )
         rows = index.rows_in_order()
         sizes = np.zeros(index.block_capacity, np.int64)
         sizes[: index.num_blocks] = index.block_sizes
@@ -74,10 +98,16 @@ class PlaceTable(nn.Module):
             (self.block_centers, centers),
             (self.longest_km, np.array(_longest_wavelength_km(index))),
             (self.category, index.categories(rows) + 1),
-            (self.cell, index.positions(rows, CELL_BITS) + 1),
+            (self.fine_cell, index.positions(rows, FINE_CELL_BITS) + 1),
             (self.popularity, popularity),
         ):
             buffer.copy_(torch.from_numpy(values))
+        if self.vector is not None and embeddings is not None:
+            for start in range(0, len(rows), _COPIED_AT_ONCE):
+                part = slice(start, start + _COPIED_AT_ONCE)
+                vectors = np.asarray(embeddings[rows[part]], np.float32)
+                vectors[np.isnan(vectors).any(axis=1)] = 0.0
+                self.vector[part] = torch.from_numpy(vectors).to(self.vector)
 
     def check(self, index: POIIndex) -> None:
         """Make sure that these are the tables of an index: what is scored here is named there.
@@ -105,6 +135,12 @@ class PlaceTable(nn.Module):
                 f"the index has (block ids, inner ids, POIs) = {found}, the model was configured for {expected}; build "
                 "the configuration with tokenizer.config_kwargs(), or call model.grow(tokenizer) if the index has grown"
             )
+
+    def find(self, blocks: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions in the POI tables of pairs of ids, and which pairs name a place; ids of any range and shape."""
+        block = blocks.clamp(0, len(self.block_starts) - 1)
+        exists = (block == blocks) & (inner >= 0) & (inner < self.block_sizes[block])
+        return torch.where(exists, self.block_starts[block] + inner, 0), exists
 
     def candidates(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Positions in the POI tables of every inner id of some blocks, and which of them exist.

@@ -8,8 +8,11 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
-from spacetime_gr.modules.places import NUM_POPULARITY_BUCKETS, PlaceTable
+from spacetime_gr.modules.places import NUM_POPULARITY_BUCKETS, PlaceTable, coarse_cells
+from spacetime_gr.modules.zero_start import ZeroLinear
+from spacetime_gr.vocabulary import CELL_BITS, FINE_CELL_BITS
 
+GATHERED_AT_ONCE = 1 << 24  # numbers; bounds the memory of `gathered_products`
 NEVER = -1e30  # log-probability of what cannot be; finite, so that gradients of masked entries stay zero, not NaN
 
 
@@ -35,17 +38,28 @@ class BlockScores(nn.Module):
     def __init__(self, config: SpacetimeGRConfig) -> None:
         super().__init__()
         self.vocabulary = config.vocabulary
-        self.spatial = nn.Linear(config.hidden_size, config.spatial_features // 2) if config.spatial_features else None
+        spatial = config.use_user_block and config.spatial_features > 0
+        self.spatial = nn.Linear(config.hidden_size, config.spatial_features // 2) if spatial else None
 
-    def forward(self, lm_head: RangeLinear, places: PlaceTable, hidden: Tensor, user_block: Tensor) -> Tensor:
+    def forward(
+        self,
+        lm_head: RangeLinear,
+        places: PlaceTable,
+        hidden: Tensor,
+        user_block: Tensor,
+        ancestors: Tensor | None = None,
+    ) -> Tensor:
         """Scores of shape (n, num_blocks), at least float32 (half precision does not hold `NEVER`, of spare blocks).
 
         Args:
             hidden: states at u tokens, shape (n, hidden_size).
             user_block: block tokens of where the persons stand, 0 unknown, shape (n,).
+            ancestors: what the map tiles above add to each block's embedding, shape (num_blocks, hidden_size).
         """
         start = self.vocabulary.block_start
         scores = lm_head(hidden, start, start + self.vocabulary.num_blocks)
+        if ancestors is not None:
+            scores = scores + functional.linear(hidden, ancestors)
         if self.spatial is not None:
             weight = self.spatial(hidden) * (user_block > 0).unsqueeze(-1).to(hidden.dtype)
             here = places.spatial_features((user_block - start).clamp(min=0)).to(hidden.dtype)
@@ -62,9 +76,12 @@ class InnerScores(nn.Module):
         self.vocabulary = config.vocabulary
         self.fused = config.inner_head == "fused"
         if self.fused:
-            self.category = nn.Linear(config.hidden_size, config.num_categories + 1)
-            self.cell = nn.Linear(config.hidden_size, config.num_cells + 1)
-            self.popularity = nn.Linear(config.hidden_size, NUM_POPULARITY_BUCKETS)
+            width = config.hidden_size
+            self.category = nn.Linear(width, config.num_categories + 1) if config.use_category else None
+            self.cell = nn.Linear(width, (1 << CELL_BITS) + 1) if config.use_position else None
+            self.popularity = nn.Linear(width, NUM_POPULARITY_BUCKETS)
+            self.fine_cell = ZeroLinear(width, (1 << FINE_CELL_BITS) + 1) if config.use_fine_position else None
+            self.poi = ZeroLinear(width, config.poi_embedding_size, bias=False) if config.poi_embedding_size else None
 
     def forward(self, lm_head: RangeLinear, places: PlaceTable, hidden: Tensor, blocks: Tensor) -> Tensor:
         """Scores of shape (n, num_inner), at least float32.
@@ -78,10 +95,39 @@ class InnerScores(nn.Module):
         positions, exists = places.candidates(blocks)
         if self.fused:
             # What a candidate is enters as a score per category, cell and popularity, gathered for each candidate.
-            scores = scores + self.category(hidden).gather(-1, places.category[positions].long())
-            scores = scores + self.cell(hidden).gather(-1, places.cell[positions].long())
+            if self.category is not None:
+                scores = scores + self.category(hidden).gather(-1, places.category[positions].long())
+            fine_cells = places.fine_cell[positions].long()
+            if self.cell is not None:
+                scores = scores + self.cell(hidden).gather(-1, coarse_cells(fine_cells))
+            if self.fine_cell is not None:
+                scores = scores + self.fine_cell(hidden).gather(-1, fine_cells)
+            if self.poi is not None and places.vector is not None:
+                scores = scores + gathered_products(self.poi(hidden), places.vector, positions)
             scores = scores + self.popularity(hidden).gather(-1, places.popularity[positions].long())
         return full_precision(scores).masked_fill(~exists, NEVER)
+
+
+def gathered_products(query: Tensor, table: Tensor, positions: Tensor) -> Tensor:
+    """Products of each query with rows of a table without gradient, shape (n, candidates).
+
+    Taken in parts that are recomputed in backward: the gathered rows of all queries would take the size of the vectors
+    times the memory of the scores.
+
+    Args:
+        query: shape (n, size).
+        table: shape (rows, size).
+        positions: rows of the table, shape (n, candidates).
+    """
+
+    def part(query: Tensor, positions: Tensor) -> Tensor:
+        return torch.einsum("ns,ncs->nc", query, table[positions].to(query.dtype))
+
+    rows = max(1, GATHERED_AT_ONCE // (positions.shape[1] * table.shape[1]))
+    parts = zip(query.split(rows), positions.split(rows), strict=True)
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(part, *pair, use_reentrant=False) for pair in parts])
+    return torch.cat([part(*pair) for pair in parts])
 
 
 def chunked_log_likelihood(

@@ -7,15 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacetime_gr.index import POIIndex
+from spacetime_gr.index.ancestors import ancestor_tiles
 from spacetime_gr.tokens.histories import Arrays
-from spacetime_gr.tokens.standing import first_actions, infer_modes, user_blocks
-from spacetime_gr.vocabulary import CELL_BITS, HOURS, HOURS_PER_WEEK, TOKENS_PER_ACTION, UNK, Vocabulary
+from spacetime_gr.tokens.standing import distances_km, first_actions, infer_modes, user_blocks
+from spacetime_gr.vocabulary import FINE_CELL_BITS, HOURS, HOURS_PER_WEEK, TOKENS_PER_ACTION, UNK, Vocabulary
 
 IGNORE = -100
 
 # Time since the last action: 24 log-spaced buckets from one minute to about 90 days; bucket 0 means unknown or none.
 NUM_GAP_BUCKETS = 25
 _GAP_EDGES = 60.0 * np.geomspace(1.0, 90.0 * 1440.0, NUM_GAP_BUCKETS - 2)
+# Distance from the last place: 20 log-spaced buckets from 50 m to 20,000 km; bucket 0 means unknown or none.
+NUM_DISTANCE_BUCKETS = 21
+_DISTANCE_EDGES_KM = np.geomspace(0.05, 20_000.0, NUM_DISTANCE_BUCKETS - 2)
 USER_HASH_BITS = 31
 
 
@@ -27,7 +31,9 @@ class ActionEncoder:
         actions: names of the action types; their order gives the ids.
     """
 
-    token_fields = ("input_ids", "labels", "user_hash", "user_block", "gap", "category", "cell", "local_time")
+    token_fields = (
+        *("input_ids", "labels", "user_hash", "user_block", "gap", "distance", "category", "cell", "local_time"),
+    )
     model_input_names = ("input_ids", "attention_mask", "position_ids", *token_fields[2:])
     pad_values: dict[str, int] = {name: IGNORE if name == "labels" else 0 for name in token_fields} | {
         "position_ids": 0,
@@ -49,9 +55,10 @@ class ActionEncoder:
             "num_inner": self.index.num_inner,
             "num_actions": len(self.actions),
             "num_pois": self.index.num_pois,
+            "num_ancestors": len(ancestor_tiles(self.index)[0]) - 1,
             "num_categories": len(self.index.category_names),
-            "num_cells": 1 << CELL_BITS,
             "num_gap_buckets": NUM_GAP_BUCKETS,
+            "num_distance_buckets": NUM_DISTANCE_BUCKETS,
         }
 
     def encode_actions(
@@ -98,6 +105,8 @@ class ActionEncoder:
         elapsed = np.diff(timestamp, prepend=timestamp[:1])
         gap = 1 + np.searchsorted(_GAP_EDGES, elapsed, side="right")
         gap[first_actions(offsets)] = 0
+        moved = distances_km(index, columns, offsets)
+        distance = np.where(np.isnan(moved), 0, 1 + np.searchsorted(_DISTANCE_EDGES_KM, moved, side="right"))
 
         tokens = {name: np.zeros((num_actions, TOKENS_PER_ACTION), np.int64) for name in self.token_fields}
         ids = tokens["input_ids"]
@@ -114,8 +123,9 @@ class ActionEncoder:
         standing = user_blocks(index, pairs[0], columns, offsets)
         tokens["user_block"][:, 0] = np.where(standing >= 0, standing + vocabulary.block_start, 0)
         tokens["gap"][:, 0] = gap
+        tokens["distance"][:, 0] = distance
         tokens["category"][:, 2] = index.categories(rows) + 1
-        tokens["cell"][:, 2] = index.positions(rows, CELL_BITS) + 1
+        tokens["cell"][:, 2] = index.positions(rows, FINE_CELL_BITS) + 1
         tokens["local_time"][:] = local_time[:, None]
         return tokens
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacetime_gr.index import POIIndex
-from spacetime_gr.index.geometry import EARTH_RADIUS_KM, unit_vectors
+from spacetime_gr.index.geometry import EARTH_RADIUS_KM, haversine_km, unit_vectors
 from spacetime_gr.vocabulary import MODES
 
 TRIP_KM = 50.0  # a person is in trip while further than this from the middle of the places seen so far
@@ -37,6 +37,21 @@ def user_blocks(
         return previous
     given = index.block_of_point(columns["user_latitude"], columns["user_longitude"])
     return np.where(given >= 0, given, previous)
+
+
+def distances_km(index: POIIndex, columns: Columns, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How far each person stands from the place of the previous action, km, shape (num_actions,).
+
+    Known where the person's own coordinates are given and the previous place is in the index; else NaN. The place of
+    the action itself, which is to be predicted, plays no part.
+    """
+    if "user_latitude" not in columns:
+        return np.full(len(columns["poi_row"]), np.nan)
+    last_latitude, last_longitude = (np.roll(degrees, 1) for degrees in index.coordinates(columns["poi_row"]))
+    here = columns["user_latitude"], columns["user_longitude"]
+    moved = np.asarray(haversine_km(last_latitude, last_longitude, *here), np.float64)
+    moved[first_actions(offsets)] = np.nan
+    return moved
 
 
 def infer_modes(index: POIIndex, columns: Columns, offsets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -17,28 +17,31 @@ from spacetime_gr.training.config import PretrainConfig
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> PretrainConfig:
-    """Read `path`, apply the overrides in order, validate.
+def load_config(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> PretrainConfig:
+    """Read a file, or a base and what is laid over it in order, apply the overrides in order, validate.
 
-    `model: FILE.yaml` and `deepspeed.config: FILE.json` name files: looked for beside `path`, then in the working
-    directory, then in the repository. Keys given by overrides are laid over the named file.
+    A later file wins; sections and mappings are merged, values and lists are replaced.
+
+    `model: FILE.yaml` and `deepspeed.config: FILE.json` name files: looked for beside the file that names them (beside
+    the first one for an override), then in the working directory, then in the repository. Later keys are laid over
+    those of the named file.
 
     Raises:
         ValueError: a missing file, a malformed override, an unknown key (the nearest known one is named) or a value
             out of range.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"no configuration file at {file}; see configs/pretrain/ for examples")
-    data = _parse_yaml(file) or {}
-    if not isinstance(data, dict):
-        raise ValueError(f"{file}: expected sections such as run, data, train; got {type(data).__name__}")
-    for section, values in data.items():
-        if values is None:
-            data[section] = {}
+    layers = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    data: dict[str, Any] = {}
+    for file in layers:
+        _lay_over(data, _sections(file))
+        try:
+            _include(data, file.parent)
+            _refuse_unknown(data)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}" if len(layers) > 1 else str(error)) from None
     for override in overrides:
-        _apply(data, override, file.parent)
-    _include(data, file.parent)
+        _apply(data, override, layers[0].parent)
+    _include(data, layers[0].parent)
     _refuse_unknown(data)
     try:
         return PretrainConfig.model_validate(data)
@@ -65,6 +68,25 @@ def find_file(name: str, folder: Path) -> Path:
         if candidate.is_file():
             return candidate
     raise ValueError(f"no file {name!r}; looked for " + ", ".join(str(candidate) for candidate in candidates))
+
+
+def _sections(file: Path) -> dict[str, Any]:
+    """The sections of a file; one without lines is an empty mapping."""
+    if not file.is_file():
+        raise ValueError(f"no configuration file at {file}; see configs/pretrain/ for examples")
+    data = _parse_yaml(file) or {}
+    if not isinstance(data, dict):
+        raise ValueError(f"{file}: expected sections such as run, data, train; got {type(data).__name__}")
+    return {section: {} if values is None else values for section, values in data.items()}
+
+
+def _lay_over(data: dict[str, Any], layer: dict[str, Any]) -> None:
+    """Merge a later layer into `data`, in place."""
+    for key, value in layer.items():
+        if isinstance(value, dict) and isinstance(data.get(key), dict):
+            _lay_over(data[key], value)
+        else:
+            data[key] = value
 
 
 def _apply(data: dict[str, Any], override: str, folder: Path) -> None:

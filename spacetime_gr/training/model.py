@@ -1,8 +1,11 @@
 """The model of a run, with the same initial weights on every rank."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.training.config import PretrainConfig
@@ -70,6 +73,31 @@ def attention_implementation(config: PretrainConfig, sizes: SpacetimeGRConfig, d
     return "varlen" if served else "sdpa"
 
 
+def poi_embeddings(config: PretrainConfig, sizes: SpacetimeGRConfig) -> NDArray[np.floating] | None:
+    """Vectors of the places in the prepared folder, memory-mapped; None for a model without.
+
+    Raises:
+        ValueError: the file is missing, is no array of floats or has another shape.
+    """
+    if not sizes.poi_embedding_size:
+        return None
+    file = Path(config.data.path) / "poi_embeddings.npy"
+    remedy = "prepare the folder with embeddings of this size, or set model.poi_embedding_size=0"
+    if not file.is_file():
+        raise ValueError(f"{file} is missing, but model.poi_embedding_size={sizes.poi_embedding_size}; {remedy}")
+    try:
+        vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{file} is no NumPy array ({error}); {remedy}") from error
+    expected = (sizes.num_pois, sizes.poi_embedding_size)
+    if vectors.shape != expected or vectors.dtype not in (np.float16, np.float32):
+        raise ValueError(
+            f"{file} holds {vectors.dtype} of shape {vectors.shape}, expected float16 or float32 of shape {expected} "
+            f"(places, model.poi_embedding_size); {remedy}"
+        )
+    return vectors
+
+
 def build_model(config: PretrainConfig, tokenizer: Any, world: World) -> Any:
     """A new model; its weights depend on train.seed and the sizes only, not on the rank, world size or ZeRO stage
     (but for `deepspeed.sharded_init`).
@@ -86,7 +114,7 @@ def build_model(config: PretrainConfig, tokenizer: Any, world: World) -> Any:
         model.places.float()
     else:
         model = SpacetimeGRForCausalLM(sizes)
-    model.load_places(tokenizer.index)
+    model.load_places(tokenizer.index, poi_embeddings(config, sizes))
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     # From here on the ranks may draw different numbers (dropout).

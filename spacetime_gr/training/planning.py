@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class MemoryPlan:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def dry_run(config: PretrainConfig, config_file: str, overrides: list[str], world_size: int) -> str:
+def dry_run(config: PretrainConfig, config_files: list[str], overrides: list[str], world_size: int) -> str:
     """Everything that `--dry-run` prints. Without the prepared folder, `model` gives the vocabulary's sizes.
 
     Raises:
@@ -50,7 +51,7 @@ def dry_run(config: PretrainConfig, config_file: str, overrides: list[str], worl
     parts.append(f"\nattention               {sizes._attn_implementation:>16}")
     if not found:
         parts.append(f"\n{config.data.path} does not exist yet: sizes of the vocabulary are those of section model")
-    return "\n".join([*parts, "", launch_command(config_file, overrides, world_size)])
+    return "\n".join([*parts, "", launch_command(config_files, overrides, world_size)])
 
 
 def plan_memory(
@@ -89,9 +90,9 @@ def plan_memory(
     return MemoryPlan(weights, gradients, optimizer, activations)
 
 
-def launch_command(config_file: str, overrides: list[str], world_size: int, num_nodes: int = 1) -> str:
+def launch_command(config_files: list[str], overrides: list[str], world_size: int, num_nodes: int = 1) -> str:
     """The command that starts this run."""
-    script = ["launch/pretrain.py", "--config", config_file, *overrides]
+    script = ["launch/pretrain.py", *chain.from_iterable(("--config", file) for file in config_files), *overrides]
     if world_size == 1:
         return shlex.join(["python", *script])
     launcher = ["deepspeed", "--num_accelerators", str(world_size // num_nodes)]

@@ -32,7 +32,13 @@ _FIXED = ("data.row_length", "data.num_lanes", "data.blind_share", "train.seed",
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of launch/pretrain.py; returns the exit code (0 finished or stopped, 1 failed, 2 wrong settings)."""
     parser = argparse.ArgumentParser(prog="pretrain.py", description="Pretrain a Spacetime-GR model.")
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/pretrain/")
+    parser.add_argument(
+        "--config",
+        required=True,
+        action="append",
+        metavar="FILE",
+        help="YAML file, see configs/pretrain/; given again, a file laid over those before, see configs/ablation/",
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print settings, sizes, memory and command; train nothing"
     )

@@ -9,6 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from spacetime_gr import SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRTokenizer
+from spacetime_gr.configuration_spacetime_gr import SIDE_SWITCHES
+from spacetime_gr.modules.zero_start import ZeroEmbedding, ZeroLinear
 from tests.spacetime_gr.conftest import make_histories
 
 
@@ -18,7 +20,14 @@ def make_model(tokenizer: SpacetimeGRTokenizer, **options: Any) -> SpacetimeGRFo
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "pointer_size": 16}
     config = SpacetimeGRConfig(**tokenizer.config_kwargs(), **(sizes | {"initializer_range": 0.2} | options))
     model = SpacetimeGRForCausalLM(config)
-    model.load_places(tokenizer.index)
+    size = config.poi_embedding_size
+    vectors = np.random.default_rng(0).normal(size=(config.num_pois, size)).astype(np.float16) if size else None
+    model.load_places(tokenizer.index, vectors)
+    for module in model.modules():
+        if isinstance(module, ZeroEmbedding | ZeroLinear):
+            torch.nn.init.normal_(module.weight, std=config.initializer_range)
+            if isinstance(module, ZeroEmbedding):
+                torch.nn.init.zeros_(module.weight[0])
     return model.eval()
 
 
@@ -37,6 +46,8 @@ OPTIONS = [
     {"return_explore": False},
     {"inner_head": "tied", "spatial_features": 0, "num_user_buckets": 0},
     {"tie_word_embeddings": False, "backbone": "llama", "attn_implementation": "eager"},
+    dict.fromkeys(SIDE_SWITCHES, False),
+    {"use_fine_position": True, "poi_embedding_size": 6, "block_ancestors": True},
 ]
 
 

@@ -36,6 +36,46 @@ def test_model_file_is_included_and_overridden(file: Path, tmp_path: Path) -> No
     assert config.model == {"hidden_size": 96, "num_hidden_layers": 3}
 
 
+def test_later_files_are_laid_over_earlier_ones(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "size.yaml").write_text("hidden_size: 48\nnum_hidden_layers: 3\n")
+    base = tmp_path / "base.yaml"
+    base.write_text(MINIMAL + "model: size.yaml\n")
+    layers = tmp_path / "layers"
+    layers.mkdir()
+    (layers / "one.yaml").write_text("model: {hidden_size: 64}\ntrain: {lr: 0.1, betas: [0.5, 0.5]}\n")
+    (layers / "two.yaml").write_text("train: {lr: 0.2}\n")
+    config = load_config(
+        [base, layers / "one.yaml", layers / "two.yaml"], ["train.lr=0.3", "model.num_hidden_layers=5"]
+    )
+    assert config.model == {"hidden_size": 64, "num_hidden_layers": 5}
+    assert (config.train.lr, config.train.betas, config.train.max_steps) == (0.3, (0.5, 0.5), 10)
+
+
+def test_a_later_file_may_name_another_model(file: Path, tmp_path: Path) -> None:
+    layers = tmp_path / "layers"
+    layers.mkdir()
+    (layers / "size.yaml").write_text("hidden_size: 48\n")
+    (layers / "one.yaml").write_text("model: size.yaml\n")
+    file.write_text(MINIMAL + "model: {hidden_size: 8, num_hidden_layers: 1}\n")
+    assert load_config([file, layers / "one.yaml"]).model == {"hidden_size": 48}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: {hiden_size: 5}", "did you mean 'model.hidden_size'"),
+        ("model: nowhere.yaml", "no file 'nowhere.yaml'"),
+        ("train: 5", "section train: expected"),
+    ],
+)
+def test_errors_of_a_layer_name_its_file(file: Path, tmp_path: Path, text: str, said: str) -> None:
+    layer = tmp_path / "layer.yaml"
+    layer.write_text(text)
+    with pytest.raises(ValueError, match=r"layer\.yaml") as error:
+        load_config([file, layer])
+    assert said in str(error.value)
+
+
 def test_repository_files_are_found_from_anywhere(file: Path) -> None:
     assert load_config(file, ["model=configs/model/nano.yaml"]).model["hidden_size"] == 64
 
