@@ -35,13 +35,13 @@ class TypedHeadsMixin:
         following = functional.pad(labels[:, 1:], (0, 1), value=-100)  # what each position has to predict
 
         block_query = rows.queries(vocabulary.context_start, vocabulary.block_start, following)
-        block_start = vocabulary.block_start
-        block = chunked_log_likelihood(
-            lambda hidden, standing: self.block_scores(self.lm_head, self.places, hidden, standing),
-            (block_query.select(block_query.tokens.hidden), block_query.select(block_query.tokens.user_block)),
-            block_query.classes(block_start),
+        block = self.block_scores.log_likelihood(
+            self.lm_head,
+            self.places,
+            block_query.select(block_query.tokens.hidden),
+            block_query.select(block_query.tokens.user_block),
+            block_query.classes(vocabulary.block_start),
             self.config.loss_chunk_size,
-            block_query.num_slots,
         )
         if self.config.return_explore:
             block = self._mix(self.block_pointer, memory, block_query, memory.block, None, block)

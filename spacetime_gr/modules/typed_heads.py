@@ -9,13 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.modules.places import NUM_POPULARITY_BUCKETS, PlaceTable
-
-NEVER = -1e30  # log-probability of what cannot be; finite, so that gradients of masked entries stay zero, not NaN
-
-
-def full_precision(values: Tensor) -> Tensor:
-    """At least float32: likelihoods are never computed in half precision."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+from spacetime_gr.modules.range_likelihood import NEVER, RangeTargets, full_precision, range_log_likelihood
 
 
 class RangeLinear(nn.Linear):
@@ -24,7 +18,12 @@ class RangeLinear(nn.Linear):
     The slice is taken inside `forward`, so that ZeRO-3 gathers the weight first.
     """
 
-    def forward(self, hidden: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, start: int = 0, stop: int | None = None, targets: RangeTargets | None = None
+    ) -> Tensor:
+        """Scores of a range (..., stop - start); with `targets` only these targets' log-probabilities, shape (n,)."""
+        if targets is not None:
+            return range_log_likelihood(hidden, self.weight, start, stop, targets)
         bias = None if self.bias is None else self.bias[start:stop]
         return functional.linear(hidden, self.weight[start:stop], bias)
 
@@ -45,13 +44,36 @@ class BlockScores(nn.Module):
             user_block: block tokens of where the persons stand, 0 unknown, shape (n,).
         """
         start = self.vocabulary.block_start
-        scores = lm_head(hidden, start, start + self.vocabulary.num_blocks)
-        if self.spatial is not None:
-            weight = self.spatial(hidden) * (user_block > 0).unsqueeze(-1).to(hidden.dtype)
-            here = places.spatial_features((user_block - start).clamp(min=0)).to(hidden.dtype)
-            everywhere = places.spatial_features().to(hidden.dtype)
-            scores = scores + (torch.cat([weight, weight], dim=-1) * here) @ everywhere.T
+        query, key = self._spatial_kernel(places, hidden, user_block)
+        scores = lm_head(hidden, start, start + self.vocabulary.num_blocks) + query @ key.T
         return full_precision(scores).masked_fill(places.block_sizes == 0, NEVER)
+
+    def log_likelihood(
+        self,
+        lm_head: RangeLinear,
+        places: PlaceTable,
+        hidden: Tensor,
+        user_block: Tensor,
+        targets: Tensor,
+        chunk_size: int,
+    ) -> Tensor:
+        """Log-probabilities of target blocks (ids from 0), shape (n,), at least float32; `chunk_size` rows at a time.
+
+        The softmax of `forward`'s scores, without ever holding more of them than a chunk.
+        """
+        start = self.vocabulary.block_start
+        query, key = self._spatial_kernel(places, hidden, user_block)
+        wanted = RangeTargets(targets, query, key, places.block_sizes == 0, chunk_size)
+        return lm_head(hidden, start, start + self.vocabulary.num_blocks, wanted)
+
+    def _spatial_kernel(self, places: PlaceTable, hidden: Tensor, user_block: Tensor) -> tuple[Tensor, Tensor]:
+        """Two factors of the spatial part of the scores, (n, spatial_features) and (num_blocks, spatial_features)."""
+        if self.spatial is None:
+            return hidden.new_empty(len(hidden), 0), hidden.new_empty(self.vocabulary.num_blocks, 0)
+        weight = self.spatial(hidden) * (user_block > 0).unsqueeze(-1).to(hidden.dtype)
+        everywhere = places.all_spatial_features(hidden.dtype)
+        here = everywhere[(user_block - self.vocabulary.block_start).clamp(min=0)]
+        return torch.cat([weight, weight], dim=-1) * here, everywhere
 
 
 class InnerScores(nn.Module):
@@ -87,7 +109,7 @@ class InnerScores(nn.Module):
 def chunked_log_likelihood(
     scores: Callable[..., Tensor], inputs: tuple[Tensor, ...], targets: Tensor, chunk_size: int, num_slots: int
 ) -> Tensor:
-    """Log-probability of each target under the softmax of its scores, in chunks that are recomputed in backward.
+    """Log-probability of each target under the softmax of its scores, in chunks (several are recomputed in backward).
 
     Args:
         scores: maps a chunk of every input to scores (chunk, classes).
@@ -109,7 +131,7 @@ def chunked_log_likelihood(
     for first in range(0, num_slots, chunk_size):
         rows = slice(first, first + chunk_size)
         chunk = (targets[rows], *(tensor[rows] for tensor in inputs))
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and num_slots > chunk_size:  # a single chunk is all there is: nothing to save
             pieces.append(checkpoint(one_chunk, *chunk, use_reentrant=False))
         else:
             pieces.append(one_chunk(*chunk))
