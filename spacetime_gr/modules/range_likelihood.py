@@ -31,8 +31,13 @@ class RangeTargets(NamedTuple):
     chunk_size: int
 
 
-def range_log_likelihood(hidden: Tensor, weight: Tensor, start: int, stop: int | None, targets: RangeTargets) -> Tensor:
-    """Log-probability of each target under softmax(hidden @ weight[start:stop].T + query @ key.T).
+def range_log_likelihood(
+    hidden: Tensor, weight: Tensor, start: int, stop: int, targets: RangeTargets
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target under softmax(hidden @ weight[start:stop].T + query @ key.T), and the other rows.
+
+    The rows after the range are handed out so that further, smaller heads use them in place of the table: their
+    gradients come back here, and one gradient of the table's size is made, not one for each head.
 
     Args:
         hidden: shape (n, width).
@@ -41,14 +46,14 @@ def range_log_likelihood(hidden: Tensor, weight: Tensor, start: int, stop: int |
         targets: classes, and the rest of the scores.
 
     Returns:
-        Shape (n,), at least float32; can be differentiated once.
+        Log-probabilities (n,), at least float32, and a copy of weight[stop:]; both can be differentiated once.
     """
     query, key = targets.query, targets.key
     device = hidden.device.type
     if torch.is_autocast_enabled(device):  # backward runs outside of autocast's reach, so the types are settled here
         dtype = torch.get_autocast_dtype(device)
         hidden, weight, query, key = (values.to(dtype) for values in (hidden, weight, query, key))
-    result: Tensor = _RangeLogLikelihood.apply(
+    result: tuple[Tensor, Tensor] = _RangeLogLikelihood.apply(
         hidden, weight, query, key, targets.target, targets.closed, start, stop, targets.chunk_size
     )
     return result
@@ -72,9 +77,9 @@ class _RangeLogLikelihood(torch.autograd.Function):
         target: Tensor,
         closed: Tensor,
         start: int,
-        stop: int | None,
+        stop: int,
         chunk_size: int,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         table = weight[start:stop]
         pieces, kept = [], ()
         for rows in _chunks(len(hidden), chunk_size):
@@ -89,18 +94,22 @@ class _RangeLogLikelihood(torch.autograd.Function):
         log_likelihood, peak, total = torch.cat(pieces, dim=1)
         ctx.save_for_backward(hidden, weight, query, key, target, closed, peak, total, *kept)
         ctx.start, ctx.stop, ctx.chunk_size = start, stop, chunk_size
-        return log_likelihood.clone()
+        return log_likelihood.clone(), weight[stop:].clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, to_rest: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, query, key, target, closed, peak, total, *kept = ctx.saved_tensors
         table = weight[ctx.start : ctx.stop]
         to_hidden, to_query = torch.empty_like(hidden), torch.empty_like(query)
-        to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        to_weight = None
+        if ctx.needs_input_grad[1]:  # every row is written once: at these sizes clearing the memory first is felt
+            to_weight = torch.empty_like(weight)
+            to_weight[: ctx.start] = 0
+            to_weight[ctx.stop :] = to_rest
         upstream = gradient.unsqueeze(1).to(hidden.dtype)
         scale = (gradient / total).unsqueeze(1).to(hidden.dtype)
-        for rows in _chunks(len(hidden), ctx.chunk_size):
+        for number, rows in enumerate(_chunks(len(hidden), ctx.chunk_size)):
             if kept:
                 powers = kept[0]
             else:
@@ -111,7 +120,7 @@ class _RangeLogLikelihood(torch.autograd.Function):
             to_query[rows] = upstream[rows] * key[chosen] - scale[rows] * (powers @ key)
             if to_weight is not None:
                 to_table = to_weight[ctx.start : ctx.stop]
-                to_table.addmm_(powers.T, scale[rows] * hidden[rows], alpha=-1)
+                to_table.addmm_(powers.T, scale[rows] * hidden[rows], alpha=-1, beta=min(number, 1))
                 to_table.index_add_(0, chosen, upstream[rows] * hidden[rows])
         return to_hidden, to_weight, to_query, *(None,) * 6
 

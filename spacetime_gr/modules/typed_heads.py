@@ -1,6 +1,7 @@
 """Softmax over the range of the token type that comes next, and the chunked loss over supervised positions."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,26 @@ class RangeLinear(nn.Linear):
     The slice is taken inside `forward`, so that ZeRO-3 gathers the weight first.
     """
 
-    def forward(
-        self, hidden: Tensor, start: int = 0, stop: int | None = None, targets: RangeTargets | None = None
-    ) -> Tensor:
-        """Scores of a range (..., stop - start); with `targets` only these targets' log-probabilities, shape (n,)."""
-        if targets is not None:
-            return range_log_likelihood(hidden, self.weight, start, stop, targets)
-        bias = None if self.bias is None else self.bias[start:stop]
-        return functional.linear(hidden, self.weight[start:stop], bias)
+    def forward(self, hidden: Tensor, start: int, stop: int, targets: RangeTargets | None = None) -> Any:
+        """Scores of a range of outputs, shape (..., stop - start).
+
+        With `targets` instead their log-probabilities (n,) and a `Tail`, the outputs after the range.
+        """
+        if targets is None:
+            return functional.linear(hidden, self.weight[start:stop])
+        log_probs, rest = range_log_likelihood(hidden, self.weight, start, stop, targets)
+        return log_probs, Tail(rest, stop)
+
+
+class Tail(NamedTuple):
+    """The last outputs of a linear head, as `RangeLinear` gives them: rows of its table from `first` to the end."""
+
+    weight: Tensor
+    first: int
+
+    def __call__(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        """Scores of a range of outputs, shape (..., stop - start)."""
+        return functional.linear(hidden, self.weight[start - self.first : stop - self.first])
 
 
 class BlockScores(nn.Module):
@@ -56,15 +69,17 @@ class BlockScores(nn.Module):
         user_block: Tensor,
         targets: Tensor,
         chunk_size: int,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tail]:
         """Log-probabilities of target blocks (ids from 0), shape (n,), at least float32; `chunk_size` rows at a time.
 
-        The softmax of `forward`'s scores, without ever holding more of them than a chunk.
+        The softmax of `forward`'s scores, without ever holding more of them than a chunk. The second result is the head
+        of inner ids and actions for the rest of the loss.
         """
         start = self.vocabulary.block_start
         query, key = self._spatial_kernel(places, hidden, user_block)
         wanted = RangeTargets(targets, query, key, places.block_sizes == 0, chunk_size)
-        return lm_head(hidden, start, start + self.vocabulary.num_blocks, wanted)
+        result: tuple[Tensor, Tail] = lm_head(hidden, start, start + self.vocabulary.num_blocks, wanted)
+        return result
 
     def _spatial_kernel(self, places: PlaceTable, hidden: Tensor, user_block: Tensor) -> tuple[Tensor, Tensor]:
         """Two factors of the spatial part of the scores, (n, spatial_features) and (num_blocks, spatial_features)."""
@@ -88,7 +103,7 @@ class InnerScores(nn.Module):
             self.cell = nn.Linear(config.hidden_size, config.num_cells + 1)
             self.popularity = nn.Linear(config.hidden_size, NUM_POPULARITY_BUCKETS)
 
-    def forward(self, lm_head: RangeLinear, places: PlaceTable, hidden: Tensor, blocks: Tensor) -> Tensor:
+    def forward(self, lm_head: RangeLinear | Tail, places: PlaceTable, hidden: Tensor, blocks: Tensor) -> Tensor:
         """Scores of shape (n, num_inner), at least float32.
 
         Args:

@@ -32,7 +32,8 @@ def by_softmax(*values: torch.Tensor) -> torch.Tensor:
 def ours(chunk_size: int, *values: torch.Tensor) -> torch.Tensor:
     """The function under test."""
     hidden, weight, query, key, target, closed = values
-    return range_log_likelihood(hidden, weight, START, STOP, RangeTargets(target, query, key, closed, chunk_size))
+    targets = RangeTargets(target, query, key, closed, chunk_size)
+    return range_log_likelihood(hidden, weight, START, STOP, targets)[0]
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7])
@@ -47,6 +48,20 @@ def test_equals_the_softmax_with_gradients(rows: int, width: int, chunk_size: in
     for again in (found, torch.autograd.grad(result, values[:3], upstream)):  # backward leaves what it kept as it was
         for one, other in zip(again, torch.autograd.grad(by_softmax(*values), values[:3], upstream), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk_size", [2, 5])
+def test_rows_after_the_range_pass_their_gradient_on(chunk_size: int) -> None:
+    values = case(5, 4)
+    hidden, weight, query, key, target, closed = values
+    log_probs, rest = range_log_likelihood(
+        hidden, weight, START, STOP, RangeTargets(target, query, key, closed, chunk_size)
+    )
+    torch.testing.assert_close(rest, weight[STOP:])
+    found = torch.autograd.grad((hidden @ rest.T).square().sum() + log_probs.sum(), values[:2])
+    by_hand = (hidden @ weight[STOP:].T).square().sum() + by_softmax(*values).sum()
+    for one, other in zip(found, torch.autograd.grad(by_hand, values[:2]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 def test_scores_far_apart_do_not_overflow() -> None:
