@@ -16,7 +16,7 @@ from spacetime_gr.modules.return_explore import (
     typed_slots,
 )
 from spacetime_gr.modules.token_rows import Queries, TokenRows
-from spacetime_gr.modules.typed_heads import NEVER, chunked_log_likelihood, full_precision
+from spacetime_gr.modules.typed_heads import NEVER, RangeLinear, Tail, chunked_log_likelihood, full_precision
 
 
 class TypedHeadsMixin:
@@ -35,21 +35,21 @@ class TypedHeadsMixin:
         following = functional.pad(labels[:, 1:], (0, 1), value=-100)  # what each position has to predict
 
         block_query = rows.queries(vocabulary.context_start, vocabulary.block_start, following)
-        block_start = vocabulary.block_start
-        ancestors = self._ancestors()
-        block = chunked_log_likelihood(
-            lambda hidden, standing: self.block_scores(self.lm_head, self.places, hidden, standing, ancestors),
-            (block_query.select(block_query.tokens.hidden), block_query.select(block_query.tokens.user_block)),
-            block_query.classes(block_start),
+        block, head = self.block_scores.log_likelihood(
+            self.lm_head,
+            self.places,
+            block_query.select(block_query.tokens.hidden),
+            block_query.select(block_query.tokens.user_block),
+            self._ancestors(),
+            block_query.classes(vocabulary.block_start),
             self.config.loss_chunk_size,
-            block_query.num_slots,
         )
         if self.config.return_explore:
             block = self._mix(self.block_pointer, memory, block_query, memory.block, None, block)
 
         inner_query = rows.queries(vocabulary.block_start, vocabulary.inner_start, following)
         inner = chunked_log_likelihood(
-            lambda hidden, tokens: self._inner_scores(hidden, tokens),
+            lambda hidden, tokens: self._inner_scores(head, hidden, tokens),
             (inner_query.select(inner_query.tokens.hidden), inner_query.select(inner_query.tokens.input_ids)),
             inner_query.classes(vocabulary.inner_start),
             self.config.loss_chunk_size,
@@ -63,7 +63,7 @@ class TypedHeadsMixin:
         action_query = rows.queries(vocabulary.inner_start, vocabulary.action_start, following)
         action_start = vocabulary.action_start
         action = chunked_log_likelihood(
-            lambda hidden: self.lm_head(hidden, action_start, action_start + vocabulary.num_actions),
+            lambda hidden: head(hidden, action_start, action_start + vocabulary.num_actions),
             (action_query.select(action_query.tokens.hidden),),
             action_query.classes(action_start),
             self.config.loss_chunk_size,
@@ -91,10 +91,10 @@ class TypedHeadsMixin:
         at, exists = self.places.find(block - vocabulary.block_start, input_ids - vocabulary.inner_start)
         return self.places.vector[at] * exists.unsqueeze(-1)
 
-    def _inner_scores(self: Any, hidden: Tensor, tokens: Tensor) -> Tensor:
+    def _inner_scores(self: Any, lm_head: RangeLinear | Tail, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Scores of the inner ids after block tokens (n,); what is no block token scores as one, to be left out."""
         blocks = (tokens - self.config.vocabulary.block_start).clamp(0, self.config.num_blocks - 1)
-        return self.inner_scores(self.lm_head, self.places, hidden, blocks)
+        return self.inner_scores(lm_head, self.places, hidden, blocks)
 
     def _mix(
         self,
@@ -221,7 +221,7 @@ class TypedHeadsMixin:
 
     def _inner_log_probs(self: Any, tokens: TokenRows, position: Tensor, memory: Memory, first: int, _: int) -> Tensor:
         """Log-probabilities of the inner ids after block tokens, shape (batch * slots, num_inner)."""
-        scores = self._inner_scores(tokens.hidden.flatten(0, 1), tokens.input_ids.flatten())
+        scores = self._inner_scores(self.lm_head, tokens.hidden.flatten(0, 1), tokens.input_ids.flatten())
         log_probs = functional.log_softmax(scores, dim=-1)
         if self.config.return_explore:
             pointer = self._point_from(self.inner_pointer, tokens, position, memory, memory.inner, tokens.input_ids)

@@ -45,6 +45,7 @@ class PlaceTable(nn.Module):
         super().__init__()
         self.num_inner = config.num_inner
         self.num_frequencies = config.spatial_features // 2
+        self._kept_features: tuple[tuple[Tensor, Tensor], list[int], Tensor] | None = None
         self.register_buffer("block_starts", torch.zeros(config.num_blocks, dtype=torch.int64))
         self.register_buffer("block_sizes", torch.full((config.num_blocks,), config.num_inner, dtype=torch.int64))
         self.register_buffer("block_centers", torch.zeros(config.num_blocks, 2, dtype=torch.float32))
@@ -171,15 +172,31 @@ class PlaceTable(nn.Module):
         known = (here >= 0) & (here <= last) & (there >= 0) & (there <= last)
         return distance.masked_fill(~known, float("nan"))
 
-    def spatial_features(self, blocks: Tensor | None = None) -> Tensor:
-        """Cosines and sines of the places of blocks, float64 (n, 2 * num_frequencies); default all blocks.
+    def all_spatial_features(self, dtype: torch.dtype) -> Tensor:
+        """`spatial_features` of all blocks in some type, (num_blocks, 2 * num_frequencies).
+
+        Kept until the coordinates change, since at 400 k blocks they cost as much as a good part of a training step.
+        """
+        source = (self.block_centers, self.longest_km)
+        if torch.compiler.is_compiling() or any(tensor.is_inference() for tensor in source):
+            return self.spatial_features().to(dtype)
+        versions = [tensor._version for tensor in source]
+        kept = self._kept_features
+        same = kept is not None and all(a is b for a, b in zip(kept[0], source, strict=True)) and kept[1] == versions
+        if kept is None or not same or kept[2].dtype != dtype:
+            with torch.inference_mode(False), torch.no_grad():  # made while recommending, they may serve training
+                kept = self._kept_features = (source, versions, self.spatial_features().to(dtype))
+        return kept[2]
+
+    def spatial_features(self) -> Tensor:
+        """Cosines and sines of the places of all blocks, float64 (num_blocks, 2 * num_frequencies).
 
         Points are taken on the sphere in three dimensions (km); directions lie on a Fibonacci lattice and wavelengths
         run geometrically from 0.5 km to the extent of the map (1000 km at most). A product of two such features,
         weighted per frequency, is a sum of cosines of the distance between the two places: random Fourier features of a
         stationary kernel (Rahimi and Recht, 2007), with fixed in place of random frequencies.
         """
-        centers = self.block_centers if blocks is None else self.block_centers[blocks]
+        centers = self.block_centers
         latitude, longitude = torch.deg2rad(centers.double()).unbind(-1)
         points = EARTH_RADIUS_KM * torch.stack(
             [latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin(), latitude.sin()], dim=-1

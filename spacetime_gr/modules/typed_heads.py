@@ -1,6 +1,7 @@
 """Softmax over the range of the token type that comes next, and the chunked loss over supervised positions."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.modules.places import NUM_POPULARITY_BUCKETS, PlaceTable, coarse_cells
+from spacetime_gr.modules.range_likelihood import NEVER, RangeTargets, full_precision, range_log_likelihood
 from spacetime_gr.modules.zero_start import ZeroLinear
 from spacetime_gr.vocabulary import CELL_BITS, FINE_CELL_BITS
 
 GATHERED_AT_ONCE = 1 << 24  # numbers; bounds the memory of `gathered_products`
-NEVER = -1e30  # log-probability of what cannot be; finite, so that gradients of masked entries stay zero, not NaN
-
-
-def full_precision(values: Tensor) -> Tensor:
-    """At least float32: likelihoods are never computed in half precision."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class RangeLinear(nn.Linear):
@@ -27,9 +23,26 @@ class RangeLinear(nn.Linear):
     The slice is taken inside `forward`, so that ZeRO-3 gathers the weight first.
     """
 
-    def forward(self, hidden: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        bias = None if self.bias is None else self.bias[start:stop]
-        return functional.linear(hidden, self.weight[start:stop], bias)
+    def forward(self, hidden: Tensor, start: int, stop: int, targets: RangeTargets | None = None) -> Any:
+        """Scores of a range of outputs, shape (..., stop - start).
+
+        With `targets` instead their log-probabilities (n,) and a `Tail`, the outputs after the range.
+        """
+        if targets is None:
+            return functional.linear(hidden, self.weight[start:stop])
+        log_probs, rest = range_log_likelihood(hidden, self.weight, start, stop, targets)
+        return log_probs, Tail(rest, stop)
+
+
+class Tail(NamedTuple):
+    """The last outputs of a linear head, as `RangeLinear` gives them: rows of its table from `first` to the end."""
+
+    weight: Tensor
+    first: int
+
+    def __call__(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        """Scores of a range of outputs, shape (..., stop - start)."""
+        return functional.linear(hidden, self.weight[start - self.first : stop - self.first])
 
 
 class BlockScores(nn.Module):
@@ -57,15 +70,41 @@ class BlockScores(nn.Module):
             ancestors: what the map tiles above add to each block's embedding, shape (num_blocks, hidden_size).
         """
         start = self.vocabulary.block_start
-        scores = lm_head(hidden, start, start + self.vocabulary.num_blocks)
+        query, key = self._spatial_kernel(places, hidden, user_block)
+        scores = lm_head(hidden, start, start + self.vocabulary.num_blocks) + query @ key.T
         if ancestors is not None:
             scores = scores + functional.linear(hidden, ancestors)
-        if self.spatial is not None:
-            weight = self.spatial(hidden) * (user_block > 0).unsqueeze(-1).to(hidden.dtype)
-            here = places.spatial_features((user_block - start).clamp(min=0)).to(hidden.dtype)
-            everywhere = places.spatial_features().to(hidden.dtype)
-            scores = scores + (torch.cat([weight, weight], dim=-1) * here) @ everywhere.T
         return full_precision(scores).masked_fill(places.block_sizes == 0, NEVER)
+
+    def log_likelihood(
+        self,
+        lm_head: RangeLinear,
+        places: PlaceTable,
+        hidden: Tensor,
+        user_block: Tensor,
+        ancestors: Tensor | None,
+        targets: Tensor,
+        chunk_size: int,
+    ) -> tuple[Tensor, Tail]:
+        """Log-probabilities of target blocks (ids from 0), shape (n,), at least float32; `chunk_size` rows at a time.
+
+        The softmax of `forward`'s scores, without ever holding more of them than a chunk. The second result is the head
+        of inner ids and actions for the rest of the loss.
+        """
+        start = self.vocabulary.block_start
+        query, key = self._spatial_kernel(places, hidden, user_block)
+        wanted = RangeTargets(targets, query, key, ancestors, places.block_sizes == 0, chunk_size)
+        result: tuple[Tensor, Tail] = lm_head(hidden, start, start + self.vocabulary.num_blocks, wanted)
+        return result
+
+    def _spatial_kernel(self, places: PlaceTable, hidden: Tensor, user_block: Tensor) -> tuple[Tensor, Tensor]:
+        """Two factors of the spatial part of the scores, (n, spatial_features) and (num_blocks, spatial_features)."""
+        if self.spatial is None:
+            return hidden.new_empty(len(hidden), 0), hidden.new_empty(self.vocabulary.num_blocks, 0)
+        weight = self.spatial(hidden) * (user_block > 0).unsqueeze(-1).to(hidden.dtype)
+        everywhere = places.all_spatial_features(hidden.dtype)
+        here = everywhere[(user_block - self.vocabulary.block_start).clamp(min=0)]
+        return torch.cat([weight, weight], dim=-1) * here, everywhere
 
 
 class InnerScores(nn.Module):
@@ -83,7 +122,7 @@ class InnerScores(nn.Module):
             self.fine_cell = ZeroLinear(width, (1 << FINE_CELL_BITS) + 1) if config.use_fine_position else None
             self.poi = ZeroLinear(width, config.poi_embedding_size, bias=False) if config.poi_embedding_size else None
 
-    def forward(self, lm_head: RangeLinear, places: PlaceTable, hidden: Tensor, blocks: Tensor) -> Tensor:
+    def forward(self, lm_head: RangeLinear | Tail, places: PlaceTable, hidden: Tensor, blocks: Tensor) -> Tensor:
         """Scores of shape (n, num_inner), at least float32.
 
         Args:
@@ -133,7 +172,7 @@ def gathered_products(query: Tensor, table: Tensor, positions: Tensor) -> Tensor
 def chunked_log_likelihood(
     scores: Callable[..., Tensor], inputs: tuple[Tensor, ...], targets: Tensor, chunk_size: int, num_slots: int
 ) -> Tensor:
-    """Log-probability of each target under the softmax of its scores, in chunks that are recomputed in backward.
+    """Log-probability of each target under the softmax of its scores, in chunks (several are recomputed in backward).
 
     Args:
         scores: maps a chunk of every input to scores (chunk, classes).
@@ -155,7 +194,7 @@ def chunked_log_likelihood(
     for first in range(0, num_slots, chunk_size):
         rows = slice(first, first + chunk_size)
         chunk = (targets[rows], *(tensor[rows] for tensor in inputs))
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and num_slots > chunk_size:  # a single chunk is all there is: nothing to save
             pieces.append(checkpoint(one_chunk, *chunk, use_reentrant=False))
         else:
             pieces.append(one_chunk(*chunk))

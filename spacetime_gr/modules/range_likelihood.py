@@ -1,0 +1,149 @@
+"""Log-likelihoods under the softmax over a range of a large token table, with a backward of matrix products only."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+NEVER = -1e30  # log-probability of what cannot be; finite, so that gradients of masked entries stay zero, not NaN
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """At least float32: likelihoods are never computed in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+class RangeTargets(NamedTuple):
+    """What is asked of a range of outputs: which class each row has to have, and what is added to the linear scores.
+
+    target: classes of the range, shape (n,).
+    query, key: factors of a further part of the scores, `query @ key.T`; (n, width) and (classes, width), width may be
+        0; no gradient flows to `key`.
+    shift: what is added to the rows of the range, shape (classes, width of the table); None for nothing.
+    closed: classes that cannot be, shape (classes,).
+    chunk_size: rows whose scores are held at a time.
+    """
+
+    target: Tensor
+    query: Tensor
+    key: Tensor
+    shift: Tensor | None
+    closed: Tensor
+    chunk_size: int
+
+
+def range_log_likelihood(
+    hidden: Tensor, weight: Tensor, start: int, stop: int, targets: RangeTargets
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target under softmax(hidden @ table.T + query @ key.T), and the rows after the table.
+
+    `table` is `weight[start:stop] + shift`.
+
+    The rows after the range are handed out so that further, smaller heads use them in place of the table: their
+    gradients come back here, and one gradient of the table's size is made, not one for each head.
+
+    Args:
+        hidden: shape (n, width).
+        weight: the whole table (vocabulary, width); to be called where ZeRO-3 has gathered it.
+        start, stop: the range of its rows.
+        targets: classes, and the rest of the scores.
+
+    Returns:
+        Log-probabilities (n,), at least float32, and a copy of weight[stop:]; both can be differentiated once.
+    """
+    query, key, shift = targets.query, targets.key, targets.shift
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):  # backward runs outside of autocast's reach, so the types are settled here
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight, query, key = (values.to(dtype) for values in (hidden, weight, query, key))
+        shift = None if shift is None else shift.to(dtype)
+    result: tuple[Tensor, Tensor] = _RangeLogLikelihood.apply(
+        hidden, weight, shift, query, key, targets.target, targets.closed, start, stop, targets.chunk_size
+    )
+    return result
+
+
+class _RangeLogLikelihood(torch.autograd.Function):
+    """With q = exp(scores - peak) and its row sums, all that backward needs are products of q with small matrices.
+
+    d log p(t) / d hidden = weight[t] - (q / sum) @ weight, and row factors (1 / sum, the incoming gradient) go to the
+    small side of each product. So no pass over the scores but the products themselves is made in backward. One chunk of
+    q is kept; where there are several, backward computes each again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        shift: Tensor | None,
+        query: Tensor,
+        key: Tensor,
+        target: Tensor,
+        closed: Tensor,
+        start: int,
+        stop: int,
+        chunk_size: int,
+    ) -> tuple[Tensor, Tensor]:
+        table = _table(weight, shift, start, stop)
+        pieces, kept = [], ()
+        for rows in _chunks(len(hidden), chunk_size):
+            scores = _scores(hidden[rows], table, query[rows], key, closed)
+            picked = scores.gather(1, target[rows].unsqueeze(1)).squeeze(1)
+            peak = scores.amax(1)
+            powers = scores.sub_(peak.unsqueeze(1)).exp_()
+            total = powers.sum(1)
+            pieces.append(torch.stack([picked - peak - total.log(), peak, total]))
+            if len(hidden) <= chunk_size:
+                kept = (powers.to(hidden.dtype),)
+        log_likelihood, peak, total = torch.cat(pieces, dim=1)
+        ctx.save_for_backward(hidden, weight, shift, query, key, target, closed, peak, total, *kept)
+        ctx.start, ctx.stop, ctx.chunk_size = start, stop, chunk_size
+        return log_likelihood.clone(), weight[stop:].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, to_rest: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, shift, query, key, target, closed, peak, total, *kept = ctx.saved_tensors
+        table = _table(weight, shift, ctx.start, ctx.stop)
+        to_hidden, to_query = torch.empty_like(hidden), torch.empty_like(query)
+        to_weight = to_table = None
+        if ctx.needs_input_grad[1]:  # every row is written once: at these sizes clearing the memory first is felt
+            to_weight = torch.empty_like(weight)
+            to_weight[: ctx.start] = 0
+            to_weight[ctx.stop :] = to_rest
+            to_table = to_weight[ctx.start : ctx.stop]
+        elif ctx.needs_input_grad[2]:
+            to_table = torch.empty_like(table)
+        upstream = gradient.unsqueeze(1).to(hidden.dtype)
+        scale = (gradient / total).unsqueeze(1).to(hidden.dtype)
+        for number, rows in enumerate(_chunks(len(hidden), ctx.chunk_size)):
+            if kept:
+                powers = kept[0]
+            else:
+                scores = _scores(hidden[rows], table, query[rows], key, closed)
+                powers = scores.sub_(peak[rows].unsqueeze(1)).exp_().to(hidden.dtype)
+            chosen = target[rows]
+            to_hidden[rows] = upstream[rows] * table[chosen] - scale[rows] * (powers @ table)
+            to_query[rows] = upstream[rows] * key[chosen] - scale[rows] * (powers @ key)
+            if to_table is not None:
+                to_table.addmm_(powers.T, scale[rows] * hidden[rows], alpha=-1, beta=min(number, 1))
+                to_table.index_add_(0, chosen, upstream[rows] * hidden[rows])
+        to_shift = to_table.clone() if to_table is not None and ctx.needs_input_grad[2] else None
+        return to_hidden, to_weight, to_shift, to_query, *(None,) * 6
+
+
+def _table(weight: Tensor, shift: Tensor | None, start: int, stop: int) -> Tensor:
+    return weight[start:stop] if shift is None else weight[start:stop] + shift
+
+
+def _chunks(size: int, chunk_size: int) -> list[slice]:
+    """At least one slice, so that an empty batch has the right shapes too."""
+    return [slice(first, first + chunk_size) for first in range(0, max(size, 1), chunk_size)]
+
+
+def _scores(hidden: Tensor, table: Tensor, query: Tensor, key: Tensor, closed: Tensor) -> Tensor:
+    """Scores of some rows, in memory of their own."""
+    scores = full_precision((hidden @ table.T).addmm_(query, key.T))
+    return scores.masked_fill_(closed, NEVER)
