@@ -108,8 +108,9 @@ def test_unknown_places_attract_no_probability(tokenizer: SpacetimeGRTokenizer) 
 
 
 def test_every_parameter_learns(tokenizer: SpacetimeGRTokenizer) -> None:
-    model = make_model(tokenizer)
-    model(**batch_of(tokenizer, 2, [30, 20])).loss.backward()
+    model = make_model(tokenizer, use_fine_position=True, poi_embedding_size=6, block_ancestors=True)
+    histories = [history | {"user_latitude": 40.8, "user_longitude": -74.1} for history in make_histories(2, [30, 20])]
+    model(**tokenizer(histories, return_tensors="pt")).loss.backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
 

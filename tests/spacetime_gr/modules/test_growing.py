@@ -280,7 +280,7 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(
     same_sizes = SpacetimeGRTokenizer(
         POIIndex.build(moved, max_pois_per_block=8, spare_blocks=spare / index.num_blocks), tokenizer.actions
     )
-    assert same_sizes.config_kwargs() == tokenizer.config_kwargs()
+    assert same_sizes.vocabulary == tokenizer.vocabulary
     with pytest.raises(ValueError, match="not the model's"):
         model.recommend(same_sizes, history, when=WHEN)
     requests = tokenizer.encode_requests(*tokenizer.columns(history), when=WHEN)
