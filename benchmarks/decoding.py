@@ -6,8 +6,9 @@ python benchmarks/decoding.py --num-pois 96000 --num-actions 512 --batch 16 --hi
 
 A model with random weights (large enough for the scores to differ) over clustered places, histories of `--num-actions`
 actions, the same seed for all sides. Each side runs in a process of its own: the median of `--repeats` calls after a
-warm-up (by the clock and in processor time, which other work on the machine hardly moves), and the growth of the process's peak memory over what it held before the first call. Both sides start from the
-same encoded requests; recommend() is timed as users call it, so with encoding.
+warm-up (by the clock and in processor time, which other work on the machine hardly moves), and the growth of the
+process's peak memory over what it held before the first call. Both sides start from the same encoded requests;
+recommend() is timed as users call it, so with encoding.
 
 The return-explore head is off for the comparison, for it does not decode from a key-value cache; the third line shows
 recommend() with it. generate() copies the history once per beam before it reads it; where that takes too long or does

@@ -8,9 +8,9 @@ python benchmarks/vocabulary.py profile --vocabulary 400000
 A step is forward and backward in fp32, on rows of `--length` tokens, half of the actions supervised, tied embeddings,
 one process per case: the median of `--repeats` steps after a warm-up by the clock and in processor time (which other
 work on the machine hardly moves), and the process's peak memory. Fused AdamW, whose work on the table is the same on
-all sides, is timed by itself afterwards, and its state stands in no peak. 19 of 20 ids are blocks, the rest inner ids. Both
-bodies are a Qwen3 decoder of the same sizes; the flat side reads the same ids with the same labels, through its own
-loss.
+all sides, is timed by itself afterwards, and its state stands in no peak. 19 of 20 ids are blocks, the rest inner ids.
+Both bodies are a Qwen3 decoder of the same sizes; the flat side reads the same ids with the same labels, through its
+own loss.
 
 The check beside the timings, at the vocabulary of `--check-vocabulary` in float64: without the return-explore head
 and the spatial kernel, and with the tied inner head, the typed loss equals the flat softmax over the same head,
