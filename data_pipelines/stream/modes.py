@@ -1,6 +1,39 @@
-"""Mode segmentation: a user's sequence as a whole (multi-mode), or cut into runs of one mode (single-mode)."""
+"""Mode segmentation: a user's sequence as a whole (multi-mode), or cut into runs of one mode (single-mode).
+
+Where the data states no mode, the whole sequence is looked at, future included: a cut decides only which actions share
+a row. What the model reads as the mode of an action is the tokenizer's matter, and from the past alone.
+"""
+
+from typing import Any
 
 import numpy as np
+
+from data_pipelines.stream.places import distance_km, points_at, poi_points
+from data_pipelines.stream.sequences import Sequences
+from data_pipelines.stream.visits import Visits
+
+# The order of the manifest's `modes`.
+LOCAL, PRE_TRIP, IN_TRIP = range(3)
+TRIP_KM = 50.0
+
+
+def segment_modes(sequences: Sequences, index: Any) -> np.ndarray:
+    """Mode of each action: the stated one, inferred where it is -1 or there is none; int8 (num_actions,).
+
+    The usual area of a person is what lies within `TRIP_KM` of the most visited place. In trip: the person is outside
+    of it (at the stated place, else at the place of the action, as a check-in is made there). Pre-trip: the person is
+    inside and the place of the action is further than `TRIP_KM` from the person. Else, and where places are not known,
+    local.
+    """
+    stated = sequences.columns.get("mode")
+    if stated is not None and not (stated < 0).any():
+        return stated
+    usual = _usual_points(sequences, index)
+    at = points_at(sequences, index)
+    away = distance_km(at, usual) > TRIP_KM
+    ahead = distance_km(at, poi_points(sequences, index)) > TRIP_KM
+    inferred = np.where(away, IN_TRIP, np.where(ahead, PRE_TRIP, LOCAL)).astype(np.int8)
+    return inferred if stated is None else np.where(stated < 0, inferred, stated)
 
 
 def single_mode_offsets(mode: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -11,3 +44,14 @@ def single_mode_offsets(mode: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """
     changes = np.flatnonzero(mode[1:] != mode[:-1]) + 1
     return np.unique(np.concatenate([offsets, changes.astype(np.int64)]))
+
+
+def _usual_points(sequences: Sequences, index: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The most visited place of each action's person: latitude and longitude, float64 (num_actions,)."""
+    visits = Visits.of(sequences)
+    top = visits.ranks(len(sequences)) == 0
+    places = np.full(len(sequences), -1, dtype=np.int64)
+    places[visits.sequence[top]] = sequences.columns["poi_row"][visits.first[top]]
+    latitude, longitude = index.coordinates(places)
+    lengths = sequences.lengths
+    return np.repeat(latitude, lengths), np.repeat(longitude, lengths)

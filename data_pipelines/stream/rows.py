@@ -1,14 +1,15 @@
 """From one unit to packed rows: a pure function of (unit, epoch, view) and the settings."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from data_pipelines.stream.cleaning import CleaningSettings, find_names, interest_mask, keep_sequences
+from data_pipelines.stream.behaviour import Behaviour
+from data_pipelines.stream.cleaning import CleaningSettings, drop_duplicates, keep_sequences
 from data_pipelines.stream.hashing import BLIND, ROW_ORDER, USER_ORDER, permutation, uniform
-from data_pipelines.stream.modes import single_mode_offsets
+from data_pipelines.stream.modes import segment_modes, single_mode_offsets
 from data_pipelines.stream.packing import IGNORE_LABEL, cut_windows, expand_rows, pack_best_fit, supervised_windows
 from data_pipelines.stream.sequences import Sequences
 from data_pipelines.stream.units import Units
@@ -58,24 +59,25 @@ class RowMaker:
         self.cleaning = cleaning
         self.blind_share = blind_share
         self._pad_values = {**tokenizer.pad_values, "labels": IGNORE_LABEL}
-        self._functional_actions = find_names(
-            cleaning.functional_actions, units.folder.actions, "cleaning.functional_actions"
+        self.behaviour = Behaviour(
+            cleaning.rules, cleaning.default_behaviour, cleaning.classifier, units.folder.actions, tokenizer.index
         )
-        categories = tokenizer.index.category_names if cleaning.functional_categories else ()
-        self._functional_categories = find_names(
-            cleaning.functional_categories, categories, "cleaning.functional_categories"
-        )
+
+    def read(self, epoch: int, unit: int) -> tuple[Sequences, Counter[str]]:
+        """The sequences of a unit that cleaning keeps in this epoch, and counts of what was read and dropped."""
+        read = self.units.read(unit)
+        sequences, counts = drop_duplicates(read, self.cleaning.duplicate_seconds)
+        keep, dropped = keep_sequences(sequences, self.cleaning, self.tokenizer.index, self.seed, epoch)
+        counts.update(dropped)
+        counts.update(units=1, sequences_read=len(read), actions_read=read.num_actions)
+        return sequences.keep(keep), counts
 
     def make(self, view: View, epoch: int, unit: int) -> UnitRows:
         """Rows of the unit in one view of one epoch, in their final order."""
-        read = self.units.read(unit)
-        keep, counts = keep_sequences(read, self.cleaning)
-        counts.update(units=1, sequences_read=len(read), actions_read=read.num_actions)
-        sequences = read.keep(keep)
+        sequences, counts = self.read(epoch, unit)
         offsets = sequences.offsets
         if view == "single":
-            sequences = self._with_modes(sequences)
-            offsets = single_mode_offsets(sequences.columns["mode"], offsets)
+            offsets = single_mode_offsets(segment_modes(sequences, self.tokenizer.index), offsets)
         tokens, functional = self._encode(sequences)
         counts.update(functional)
         supervised = (tokens["labels"] != IGNORE_LABEL).any(axis=1)
@@ -113,18 +115,8 @@ class RowMaker:
 
     def _encode(self, sequences: Sequences) -> tuple[dict[str, np.ndarray], Counter[str]]:
         """Tokens of all actions, field -> (num_actions, tokens per action), and counts of functional actions."""
-        categories = None
-        if len(self._functional_categories):
-            categories = self.tokenizer.index.categories(sequences.columns["poi_row"])
-        interest, counts = interest_mask(
-            sequences, self.cleaning, self._functional_actions, self._functional_categories, categories
-        )
+        interest, counts = self.behaviour.interest(sequences)
         columns = {**sequences.columns, "user_hash": sequences.user_hash}
         tokens = self.tokenizer.encode_actions(columns, sequences.offsets, interest)
         tokens = {name: values.astype(_DTYPES.get(name, values.dtype), copy=False) for name, values in tokens.items()}
         return tokens, counts
-
-    def _with_modes(self, sequences: Sequences) -> Sequences:
-        """The same sequences with a whole mode column, inferred where the data states none."""
-        mode = self.tokenizer.modes(sequences.columns, sequences.offsets)
-        return replace(sequences, columns={**sequences.columns, "mode": mode})
