@@ -28,7 +28,7 @@ class CleaningSettings:
     rules: of behaviour, see `Rule`: a list, or the path of a YAML file with one; the first that matches decides.
     default_behaviour: `interest` or `functional`, for actions that no rule decides.
     classifier: `package.module:name` of a function that decides these actions in place of the default.
-    duplicate_seconds: an action is dropped if the same action on the same place came at most so many seconds before; 0: off.
+    duplicate_seconds: an action is dropped if the same one on the same place came at most so long before; 0: off.
     min_actions: shorter sequences are dropped.
     max_actions_per_hour, max_actions_per_day: a sequence with more actions than this in any span of an hour (24 hours)
         is dropped as a bot's; 0: off.
@@ -37,7 +37,7 @@ class CleaningSettings:
     min_move_km: shorter moves are not judged by their speed (places are not points, and clocks are coarse).
     max_fast_moves: sequences in which a larger share of the moves is impossible are dropped; 0: one is too many.
     min_distinct_ratio: sequences whose (distinct places / actions) is lower are dropped; 0..1, 0: off.
-    min_entropy: sequences whose place entropy / log(actions) is lower are dropped; 0..1 (1: every place differs), 0: off.
+    min_entropy: the same for place entropy / log(actions), which is 1 if every place differs; 0..1, 0: off.
     min_actions_for_richness: the two measures fall with length and say little on short sequences: those shorter than
         this are not judged.
     soft_richness: a sequence below a threshold is kept with probability measure / threshold (the smaller one of two),

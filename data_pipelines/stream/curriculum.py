@@ -1,16 +1,18 @@
-"""Curriculum: which rows hold multi-mode sequences and which single-mode sub-sequences.
+"""Curriculum: which rows hold multi-mode sequences and which single-mode sub-sequences, and from which corpus.
 
-The share of multi-mode rows is a function of the tokens seen; the choice for one row is a pure function of
-(seed, lane, row number). So a resumed run needs no extra state and every rank knows the choice of all the others.
+The share of multi-mode rows is a function of the tokens seen, the corpora have fixed weights; the choices for one row
+are a pure function of (seed, lane, row number). So a resumed run needs no extra state and every rank knows the choices
+of all the others.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from data_pipelines.stream.hashing import VIEW_CHOICE, uniform
+from data_pipelines.stream.hashing import CORPUS_CHOICE, VIEW_CHOICE, uniform
 
 SCHEDULES = ("constant", "linear", "cosine", "staged")
 
@@ -72,3 +74,13 @@ def choose_multi_mode(
     """For row `row_number` of all lanes: does it hold multi-mode sequences? Returns bool (num_lanes,)."""
     share = settings.share(row_number * row_length * num_lanes)
     return uniform((seed, VIEW_CHOICE, row_number), np.arange(num_lanes)) < share
+
+
+def choose_corpus(weights: Sequence[float], seed: int, num_lanes: int, row_number: int) -> np.ndarray:
+    """For row `row_number` of all lanes: the number of the corpus it comes from, int64 (num_lanes,).
+
+    weights: positive, one per corpus; their shares are the chances.
+    """
+    ends = np.cumsum(weights) / np.sum(weights)
+    drawn = uniform((seed, CORPUS_CHOICE, row_number), np.arange(num_lanes))
+    return np.minimum(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)

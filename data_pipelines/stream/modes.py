@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.stream.places import distance_km, points_at, poi_points
+from data_pipelines.stream.places import distance_km, poi_points, points_at
 from data_pipelines.stream.sequences import Sequences
 from data_pipelines.stream.visits import Visits
 

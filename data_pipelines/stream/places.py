@@ -43,7 +43,7 @@ def points_before(sequences: Sequences, index: Any) -> Points:
 
 
 def points_at(sequences: Sequences, index: Any) -> Points:
-    """Where the person was at each action: the stated place, else the action's own place (as a check-in is made there)."""
+    """Where the person was at each action: the stated place, else the place of the action (a check-in is there)."""
     return _filled(stated_points(sequences), poi_points(sequences, index))
 
 

@@ -47,7 +47,7 @@ class Sequences:
         )
 
     def keep_actions(self, mask: np.ndarray) -> "Sequences":
-        """All sequences with those of their actions where `mask` (bool, (num_actions,)) is true; they may become empty."""
+        """All sequences, with the actions where `mask` (bool, (num_actions,)) is true; they may become empty."""
         if mask.all():
             return self
         before = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)

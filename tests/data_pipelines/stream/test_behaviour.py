@@ -129,7 +129,10 @@ def test_unfit_classifiers_are_named(path: str, message: str) -> None:
         ({"name": "a", "behaviour": "interest", "min_km": 5, "max_km": 1}, "min_km 5 is above max_km 1"),
         ({"name": "a", "behaviour": "interest", "min_km": float("nan")}, "min_km must be at least 0, got nan"),
         ({"name": "a", "behaviour": "interest", "category": ["x"]}, r"rules\[0\].category.*did you mean 'categories'"),
-        ({"name": "a", "behaviour": "interest", "anchors": "two"}, r"a setting of cleaning.rules\[0\] has a wrong type"),
+        (
+            {"name": "a", "behaviour": "interest", "anchors": "two"},
+            r"a setting of cleaning.rules\[0\] has a wrong type",
+        ),
         ("commuting", r"cleaning.rules\[0\] must be a mapping of a rule's settings, got 'commuting'"),
         ({"name": "a", "behaviour": "interest", "actions": ["browze"]}, r"\(a\): actions names 'browze'.*'browse'"),
         ({"name": "a", "behaviour": "interest", "categories": ["offce"]}, r"\(a\): categories names 'offce'.*'office'"),
@@ -148,7 +151,7 @@ def test_rules_of_a_file(tmp_path: Path) -> None:
     file.write_text("name: ways")
     with pytest.raises(ValueError, match=r"rules.yaml must hold a list of behaviour rules"):
         as_settings(CleaningSettings, {"rules": str(file)}, "cleaning")
-    with pytest.raises(ValueError, match="cannot read the behaviour rules in .*absent.yaml"):
+    with pytest.raises(ValueError, match=r"cannot read the behaviour rules in .*absent.yaml"):
         as_settings(CleaningSettings, {"rules": str(tmp_path / "absent.yaml")}, "cleaning")
     file.write_text("- name: ways\n  behaviour: functional\n  anchors: 1\n" * 2)
     with pytest.raises(ValueError, match=r"rules.yaml has two rules named 'ways'"):

@@ -118,9 +118,7 @@ def test_duplicates_agree_with_a_plain_loop(users: list[list[tuple[int, int]]], 
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.lists(st.integers(0, 900), max_size=12), min_size=1, max_size=4), st.integers(1, 5)
-)
+@given(st.lists(st.lists(st.integers(0, 900), max_size=12), min_size=1, max_size=4), st.integers(1, 5))
 def test_rates_agree_with_a_plain_count(users: list[list[int]], limit: int) -> None:
     clocks = [np.cumsum(user) for user in users]
     expected = [any(((clock >= t) & (clock < t + 3_600)).sum() > limit for t in clock) for clock in clocks]

@@ -31,7 +31,17 @@ def test_check_ins_are_made_where_the_person_is() -> None:
 
 def test_stated_places_tell_a_plan_from_a_trip() -> None:
     longitude = [3.0, 3.0, 4.0, np.nan, 3.1]
-    sequences = sequences_of([3, 4, 4, 4, 3, ], user_latitude=[0.0] * 5, user_longitude=longitude)
+    sequences = sequences_of(
+        [
+            3,
+            4,
+            4,
+            4,
+            3,
+        ],
+        user_latitude=[0.0] * 5,
+        user_longitude=longitude,
+    )
     # of the places 3 (two visits) and 4 (three) the latter is the usual one
     assert segment_modes(sequences, FakeIndex()).tolist() == [IN_TRIP, IN_TRIP, LOCAL, LOCAL, IN_TRIP]
     sequences = sequences_of([3, 4, 4, 3, 3], user_latitude=[0.0] * 5, user_longitude=longitude)
