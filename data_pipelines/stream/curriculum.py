@@ -84,3 +84,30 @@ def choose_corpus(weights: Sequence[float], seed: int, num_lanes: int, row_numbe
     ends = np.cumsum(weights) / np.sum(weights)
     drawn = uniform((seed, CORPUS_CHOICE, row_number), np.arange(num_lanes))
     return np.minimum(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)
+
+
+def plan(
+    settings: CurriculumSettings,
+    weights: Sequence[float],
+    seed: int,
+    num_lanes: int,
+    row_length: int,
+    row_numbers: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """What the rows of the given numbers will be, without reading any data.
+
+    Returns `tokens` (seen before the row, int64), `scheduled` and `multi_mode` (shares asked for and realised), each
+    (num_rows,), and `corpora` (realised shares, (num_rows, number of corpora)).
+    """
+    multi_mode, corpora = [], []
+    for number in row_numbers.tolist():
+        multi_mode.append(choose_multi_mode(settings, seed, num_lanes, number, row_length).mean())
+        chosen = choose_corpus(weights, seed, num_lanes, number)
+        corpora.append(np.bincount(chosen, minlength=len(weights)) / num_lanes)
+    tokens = row_numbers.astype(np.int64) * row_length * num_lanes
+    return {
+        "tokens": tokens,
+        "scheduled": np.array([settings.share(seen) for seen in tokens.tolist()]),
+        "multi_mode": np.array(multi_mode),
+        "corpora": np.array(corpora).reshape(len(row_numbers), len(weights)),
+    }

@@ -15,7 +15,7 @@ from data_pipelines.stream.cleaning import CleaningSettings
 from data_pipelines.stream.corpora import CorpusSettings, as_corpora, check_names_agree, corpus_seed, data_fingerprint
 from data_pipelines.stream.curriculum import CurriculumSettings, choose_corpus, choose_multi_mode
 from data_pipelines.stream.lanes import Cursor, Lane, Source, UnitFeed, UnitOrder, Walk
-from data_pipelines.stream.rows import VIEWS, RowMaker, as_rows
+from data_pipelines.stream.rows import VIEWS, RowMaker, View, as_rows
 from data_pipelines.stream.settings import as_settings
 from data_pipelines.stream.units import Units
 
@@ -79,10 +79,10 @@ class TokenStream:
         self.seed = seed
         self.curriculum = as_settings(CurriculumSettings, curriculum, "curriculum")
         self.row_number = 0
-        settings = as_settings(CleaningSettings, cleaning, "cleaning")
+        self.cleaning = settings = as_settings(CleaningSettings, cleaning, "cleaning")
         folders = [PreparedFolder(corpus.path) for corpus in self.corpora]
         check_names_agree(folders)
-        self._makers = [
+        self.makers = [
             RowMaker(
                 Units(folder, split), tokenizer, row_length, corpus_seed(seed, number), settings, overlap, blind_share
             )
@@ -100,7 +100,7 @@ class TokenStream:
                     epochs_alike=not settings.soft_richness,
                 ),
             )
-            for maker in self._makers
+            for maker in self.makers
         ]
         num_own = num_lanes // world_size
         self._own = range(rank * num_own, (rank + 1) * num_own)
@@ -143,7 +143,7 @@ class TokenStream:
         """
         batch: dict[str, np.ndarray] | None = None
         lane = 0
-        for maker, source in zip(self._makers, self._sources, strict=True):
+        for maker, source in zip(self.makers, self._sources, strict=True):
             num_made = 0
             for unit in range(source.order.num_units):
                 made = maker.make("multi", 0, unit)
@@ -176,6 +176,14 @@ class TokenStream:
     def multi_mode_share(self) -> float:
         """Share of multi-mode rows in the last global batch (all ranks); NaN before the first."""
         return float(self._choices(self.row_number - 1)[0].mean()) if self.row_number else float("nan")
+
+    @property
+    def lane_views(self) -> list[View]:
+        """View (`multi` or `single`) of this rank's rows in the last batch, by lane; empty before the first."""
+        if not self.row_number:
+            return []
+        multi_mode = self._choices(self.row_number - 1)[0]
+        return ["multi" if multi_mode[lane] else "single" for lane in self._own]
 
     @property
     def corpus_shares(self) -> dict[str, float]:

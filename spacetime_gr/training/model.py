@@ -9,23 +9,6 @@ from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.distributed import World
 
 
-def load_tokenizer(config: PretrainConfig) -> Any:
-    """The tokenizer of the prepared folder.
-
-    Raises:
-        ValueError: the folder holds none.
-    """
-    from data_pipelines import PreparedFolder
-    from spacetime_gr import SpacetimeGRTokenizer
-
-    folder = PreparedFolder(config.data.path).tokenizer_path
-    if not folder.is_dir():
-        raise ValueError(
-            f"{folder} is missing; run `spacetime-gr prepare --overwrite` for data.path={config.data.path}"
-        )
-    return SpacetimeGRTokenizer.from_pretrained(folder)
-
-
 def model_config(config: PretrainConfig, tokenizer: Any | None) -> SpacetimeGRConfig:
     """Model configuration: sizes of the vocabulary from the tokenizer, all else from section `model`.
 
@@ -40,7 +23,7 @@ def model_config(config: PretrainConfig, tokenizer: Any | None) -> SpacetimeGRCo
     for name, size in sizes.items():
         if config.model.get(name, size) != size:
             raise ValueError(
-                f"model.{name}={config.model[name]}, but the tokenizer in {config.data.path} has {size}; "
+                f"model.{name}={config.model[name]}, but the tokenizer in {config.data.corpora[0].path} has {size}; "
                 f"remove model.{name}"
             )
     return SpacetimeGRConfig(**{**config.model, **sizes})

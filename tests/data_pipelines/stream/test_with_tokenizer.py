@@ -147,7 +147,7 @@ def test_rows_are_what_the_tokenizer_says(
         single = TokenStream(
             Path(folder) / "data", tokenizer, num_lanes=1, row_length=4 * ROW_ACTIONS, curriculum={"final_share": 0.0}
         )
-        maker = single._makers[0]
+        maker = single.makers[0]
         found = Counter()
         for unit in range(len(maker.units)):
             made = maker.make("single", 0, unit)
