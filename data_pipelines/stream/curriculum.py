@@ -73,6 +73,8 @@ def choose_multi_mode(
 ) -> np.ndarray:
     """For row `row_number` of all lanes: does it hold multi-mode sequences? Returns bool (num_lanes,)."""
     share = settings.share(row_number * row_length * num_lanes)
+    if share in (0.0, 1.0):
+        return np.full(num_lanes, share == 1.0)
     return uniform((seed, VIEW_CHOICE, row_number), np.arange(num_lanes)) < share
 
 
@@ -81,6 +83,8 @@ def choose_corpus(weights: Sequence[float], seed: int, num_lanes: int, row_numbe
 
     weights: positive, one per corpus; their shares are the chances.
     """
+    if len(weights) == 1:
+        return np.zeros(num_lanes, dtype=np.int64)
     ends = np.cumsum(weights) / np.sum(weights)
     drawn = uniform((seed, CORPUS_CHOICE, row_number), np.arange(num_lanes))
     return np.minimum(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)

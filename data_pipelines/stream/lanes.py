@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -178,7 +178,7 @@ class Lane:
             if num_without_rows == min(order.num_units, _PATIENCE):
                 feed.require_rows(view)
         self._loaded[walk] = rows
-        self.cursors[walk] = replace(cursor, row=cursor.row + 1)
+        self.cursors[walk] = Cursor(cursor.epoch, cursor.position, cursor.row + 1)
         return rows, cursor.row
 
     def restore(self, cursors: Mapping[Walk, Cursor]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.stream.places import distance_km, poi_points, points_at
+from data_pipelines.stream.places import distance_km, filled, poi_points, stated_points
 from data_pipelines.stream.sequences import Sequences
 from data_pipelines.stream.visits import Visits
 
@@ -28,11 +28,12 @@ def segment_modes(sequences: Sequences, index: Any) -> np.ndarray:
     stated = sequences.columns.get("mode")
     if stated is not None and not (stated < 0).any():
         return stated
-    usual = _usual_points(sequences, index)
-    at = points_at(sequences, index)
-    away = distance_km(at, usual) > TRIP_KM
-    ahead = distance_km(at, poi_points(sequences, index)) > TRIP_KM
-    inferred = np.where(away, IN_TRIP, np.where(ahead, PRE_TRIP, LOCAL)).astype(np.int8)
+    places, persons = poi_points(sequences, index), stated_points(sequences)
+    at = places if persons is None else filled(persons, places)
+    inferred = np.full(sequences.num_actions, LOCAL, dtype=np.int8)
+    if persons is not None:
+        inferred[distance_km(at, places) > TRIP_KM] = PRE_TRIP
+    inferred[distance_km(at, _usual_points(sequences, index)) > TRIP_KM] = IN_TRIP
     return inferred if stated is None else np.where(stated < 0, inferred, stated)
 
 
@@ -49,9 +50,15 @@ def single_mode_offsets(mode: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 def _usual_points(sequences: Sequences, index: Any) -> tuple[np.ndarray, np.ndarray]:
     """The most visited place of each action's person: latitude and longitude, float64 (num_actions,)."""
     visits = Visits.of(sequences)
-    top = visits.ranks(len(sequences)) == 0
+    # The pairs lie sequence by sequence: of those with the most visits, the one that was visited first.
+    most = np.zeros(len(sequences), dtype=np.int64)
+    np.maximum.at(most, visits.sequence, visits.count)
+    first = np.full(len(sequences), sequences.num_actions, dtype=np.int64)
+    top = visits.count == most[visits.sequence]
+    np.minimum.at(first, visits.sequence[top], visits.first[top])
+    known = most > 0
     places = np.full(len(sequences), -1, dtype=np.int64)
-    places[visits.sequence[top]] = sequences.columns["poi_row"][visits.first[top]]
+    places[known] = sequences.columns["poi_row"][first[known]]
     latitude, longitude = index.coordinates(places)
     lengths = sequences.lengths
     return np.repeat(latitude, lengths), np.repeat(longitude, lengths)

@@ -39,16 +39,11 @@ def points_before(sequences: Sequences, index: Any) -> Points:
         previous = np.roll(values, 1)
         previous[first] = np.nan
         before.append(previous)
-    return _filled(stated_points(sequences), (before[0], before[1]))
+    stated = stated_points(sequences)
+    return (before[0], before[1]) if stated is None else filled(stated, (before[0], before[1]))
 
 
-def points_at(sequences: Sequences, index: Any) -> Points:
-    """Where the person was at each action: the stated place, else the place of the action (a check-in is there)."""
-    return _filled(stated_points(sequences), poi_points(sequences, index))
-
-
-def _filled(points: Points | None, others: Points) -> Points:
-    if points is None:
-        return others
+def filled(points: Points, others: Points) -> Points:
+    """The points, and others where they are not known."""
     known = np.isfinite(points[0]) & np.isfinite(points[1])
     return np.where(known, points[0], others[0]), np.where(known, points[1], others[1])

@@ -61,7 +61,7 @@ class UnitRows:
         source = self.layout.source[row, :used]
         for name, values in self.tokens.items():
             # `clip` only because numpy copies once more when it has to raise; all numbers are in range.
-            np.take(values, source, axis=0, out=batch[name][place, :used], mode="clip")
+            values.take(source, axis=0, out=batch[name][place, :used], mode="clip")
         batch["labels"][place, :used][self.layout.context[row, :used]] = IGNORE_LABEL
         width = batch["position_ids"].shape[2]
         first = self.layout.within[row, :used, None] * width

@@ -135,7 +135,7 @@ class Units:
     def _check_values(self, sequences: Sequences, unit: int) -> None:
         columns = sequences.columns
         ranges: dict[str, tuple[float, float]] = {
-            "poi_row": (-1, np.inf),
+            "poi_row": (-1, np.iinfo(np.int32).max),
             "action": (0, len(self.folder.actions) - 1),
             "mode": (-1, len(self.folder.modes) - 1),
             "user_latitude": (-90, 90),
