@@ -199,7 +199,9 @@ def map_rows(
     path: Path, num_users: int, buffer: int, tokenizer: Any, capacity: int, overlap: int, streaming: bool
 ) -> Iterator[Fields]:
     """What one would write first: a function of one user, given to `datasets.map`, and a packer behind it."""
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset, IterableDataset, disable_progress_bars
+
+    disable_progress_bars()
 
     def clean_and_encode(user: dict[str, Any]) -> dict[str, Any]:
         places = user["poi_row"]
@@ -207,7 +209,7 @@ def map_rows(
         keep = len(places) >= CLEANING["min_actions"]
         keep = keep and (len(places) < 8 or distinct / len(places) >= CLEANING["min_distinct_ratio"])
         if not keep:
-            return {name: [] for name in tokenizer.token_fields}
+            return {name: np.zeros((0, 4), np.int64) for name in tokenizer.token_fields}
         visits = Counter(places)
         first = {place: number for number, place in reversed(list(enumerate(places)))}
         ranked = sorted(visits, key=lambda place: (-visits[place], first[place]))

@@ -1,6 +1,7 @@
 """`spacetime-gr curriculum`: what a configuration will feed the model, before anything is trained."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,8 @@ import typer
 if TYPE_CHECKING:
     from spacetime_gr.training.config import PretrainConfig
 
-_LINES = 11
-_POINTS = 400
-_WINDOW = 64  # steps that a realised share is the mean of
+_LINES = 10
+_POINTS = 400  # steps looked at in a line of the table, and in the picture
 
 
 def curriculum(
@@ -36,24 +36,15 @@ def curriculum(
 
     run = load_config(config, overrides or [])
     steps = num_steps or _num_steps(run)
-    table_rows = np.unique(np.linspace(0, steps - 1, _LINES).astype(np.int64))
     names = [str(corpus.path) for corpus in run.data.corpora]
-    table = Table("step", "tokens", "multi-mode, scheduled", "realised", *(names if len(names) > 1 else []))
-    for number in table_rows.tolist():
-        first = max(0, min(number - _WINDOW // 2, steps - _WINDOW))
-        window = _plan(run, np.arange(first, min(first + _WINDOW, steps)))
-        at = _plan(run, np.array([number]))
-        shares = [f"{share:.1%}" for share in window["corpora"].mean(axis=0)] if len(names) > 1 else []
-        table.add_row(
-            f"{number:,}",
-            f"{int(at['tokens'][0]):,}",
-            f"{at['scheduled'][0]:.1%}",
-            f"{window['multi_mode'].mean():.1%}",
-            *shares,
-        )
-    console = Console(soft_wrap=True)
-    console.print(table)
-    console.print(f"realised: mean of {min(_WINDOW, steps)} steps of {run.data.num_lanes} rows", highlight=False)
+    table = Table("steps", "tokens at the end", "multi-mode, scheduled", "realised", *(names if len(names) > 1 else []))
+    for first, end in pairwise(np.unique(np.linspace(0, steps, 1 + _LINES).astype(np.int64)).tolist()):
+        part = _plan(run, np.unique(np.linspace(first, end - 1, _POINTS).astype(np.int64)))
+        shares = [f"{share:.1%}" for share in part["corpora"].mean(axis=0)] if len(names) > 1 else []
+        scheduled, realised = part["scheduled"].mean(), part["multi_mode"].mean()
+        tokens = end * run.data.num_lanes * run.data.row_length
+        table.add_row(f"{first:,}-{end - 1:,}", f"{tokens:,}", f"{scheduled:.1%}", f"{realised:.1%}", *shares)
+    Console(soft_wrap=True).print(table)
     if plot is not None:
         draw(run, steps, plot)
         Console(stderr=True, soft_wrap=True).print(f"written: {plot}", highlight=False)

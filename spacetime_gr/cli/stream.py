@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spacetime_gr.training.config import PretrainConfig
 
 ROWS = "Rows"
+_FILE_WIDTH = 160  # columns of tables that go to a file or a pipe
 
 
 def stream(
@@ -49,6 +50,8 @@ def stream(
     settings = _run_config(folder, config)
     tokenizer = load_tokenizer(settings)
     console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, _FILE_WIDTH)
     if inspect:
         _show_rows(settings, tokenizer, split, lane, row, num_rows, console)
     else:
@@ -101,7 +104,7 @@ def print_row(fields: dict[str, Any], tokenizer: Any, names: Any, title: str, co
         part = {name: values[start:stop] for name, values in fields.items()}
         table = Table(title=f"sequence {number}", title_justify="left")
         for column in ("loss", "local time", "mode", "place", "name", "category", "tile", "action"):
-            table.add_column(column, no_wrap=column != "name")
+            table.add_column(column, overflow="fold")
         for line in readable_actions(part, tokenizer, names):
             table.add_row(*line)
         console.print(table)

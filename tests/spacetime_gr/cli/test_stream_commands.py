@@ -90,9 +90,12 @@ def test_curriculum_states_and_draws_what_a_run_will_do(city: Path, config: Path
     corpora = f"data.path=[{{path: {city}, weight: 3}}, {other}]"
     text = invoke(curriculum, "--config", config, "--plot", tmp_path / "new" / "plan.png", "data.num_lanes=32", corpora)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
-    assert rows[0][:3] == ["0", "0", "0.0%"]
-    assert rows[-1][:3] == ["39", f"{39 * 32 * 64:,}", "100.0%"]
-    assert all(abs(float(row[4].rstrip("%")) - 75) < 6 for row in rows)
+    assert rows[0][:2] == ["0-3", f"{4 * 32 * 64:,}"]
+    assert rows[-1][:4] == ["36-39", f"{40 * 32 * 64:,}", "100.0%", "100.0%"]
+    asked = [float(row[2].rstrip("%")) for row in rows]
+    assert asked == sorted(asked)
+    assert all(abs(float(row[3].rstrip("%")) - share) < 12 for row, share in zip(rows, asked, strict=True))
+    assert all(abs(float(row[4].rstrip("%")) - 75) < 15 for row in rows)
     assert (tmp_path / "new" / "plan.png").stat().st_size > 5_000
 
 
