@@ -13,6 +13,7 @@ import numpy as np
 
 from data_pipelines.stream.behaviour import BEHAVIOURS, Rule, read_rules
 from data_pipelines.stream.hashing import RICHNESS, uniform
+from data_pipelines.stream.modes import TRIP_KM
 from data_pipelines.stream.places import distance_km, poi_points, stated_points
 from data_pipelines.stream.sequences import Sequences
 from data_pipelines.stream.settings import as_settings
@@ -42,6 +43,7 @@ class CleaningSettings:
         this are not judged.
     soft_richness: a sequence below a threshold is kept with probability measure / threshold (the smaller one of two),
         drawn anew in each epoch, in place of never.
+    trip_km: where the data states no mode, single-mode rows are cut by this distance, see `segment_modes`.
 
     Raises ValueError for a value out of its range.
     """
@@ -60,6 +62,7 @@ class CleaningSettings:
     min_entropy: float = 0.0
     min_actions_for_richness: int = 8
     soft_richness: bool = False
+    trip_km: float = TRIP_KM
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", _rules(self.rules))
@@ -73,7 +76,7 @@ class CleaningSettings:
             )
         least: dict[str, float] = {"min_actions": 1, "min_actions_for_richness": 1}
         least |= dict.fromkeys(("duplicate_seconds", "max_actions_per_hour", "max_actions_per_day"), 0)
-        least |= dict.fromkeys(("max_speed_kmh", "min_move_km"), 0)
+        least |= dict.fromkeys(("max_speed_kmh", "min_move_km", "trip_km"), 0)
         for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"cleaning.{name} must be at least {low}, got {getattr(self, name)}")

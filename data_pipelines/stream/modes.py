@@ -17,12 +17,12 @@ LOCAL, PRE_TRIP, IN_TRIP = range(3)
 TRIP_KM = 50.0
 
 
-def segment_modes(sequences: Sequences, index: Any) -> np.ndarray:
+def segment_modes(sequences: Sequences, index: Any, trip_km: float = TRIP_KM) -> np.ndarray:
     """Mode of each action: the stated one, inferred where it is -1 or there is none; int8 (num_actions,).
 
-    The usual area of a person is what lies within `TRIP_KM` of the most visited place. In trip: the person is outside
+    The usual area of a person is what lies within `trip_km` of the most visited place. In trip: the person is outside
     of it (at the stated place, else at the place of the action, as a check-in is made there). Pre-trip: the person is
-    inside and the place of the action is further than `TRIP_KM` from the person. Else, and where places are not known,
+    inside and the place of the action is further than `trip_km` from the person. Else, and where places are not known,
     local.
     """
     stated = sequences.columns.get("mode")
@@ -32,8 +32,8 @@ def segment_modes(sequences: Sequences, index: Any) -> np.ndarray:
     at = places if persons is None else filled(persons, places)
     inferred = np.full(sequences.num_actions, LOCAL, dtype=np.int8)
     if persons is not None:
-        inferred[distance_km(at, places) > TRIP_KM] = PRE_TRIP
-    inferred[distance_km(at, _usual_points(sequences, index)) > TRIP_KM] = IN_TRIP
+        inferred[distance_km(at, places) > trip_km] = PRE_TRIP
+    inferred[distance_km(at, _usual_points(sequences, index)) > trip_km] = IN_TRIP
     return inferred if stated is None else np.where(stated < 0, inferred, stated)
 
 

@@ -51,7 +51,7 @@ def survey(makers: Sequence[RowMaker], num_examples: int = 2) -> Survey:
             counts.update(found)
             counts.update(maker.behaviour.interest(sequences)[1])
             users.append(sequences.user_hash)
-            mode = segment_modes(sequences, maker.tokenizer.index)
+            mode = segment_modes(sequences, maker.tokenizer.index, maker.cleaning.trip_km)
             offsets = single_mode_offsets(mode, sequences.offsets)
             run_mode = mode[offsets[:-1]] if len(mode) else mode
             actions += np.bincount(mode, minlength=num_modes)

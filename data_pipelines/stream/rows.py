@@ -125,7 +125,9 @@ class RowMaker:
         sequences, counts = self.read(epoch, unit)
         offsets = sequences.offsets
         if view == "single":
-            offsets = single_mode_offsets(segment_modes(sequences, self.tokenizer.index), offsets)
+            offsets = single_mode_offsets(
+                segment_modes(sequences, self.tokenizer.index, self.cleaning.trip_km), offsets
+            )
         tokens, functional = self._encode(sequences)
         counts.update(functional)
         supervised = reduce(np.logical_or, (tokens["labels"] != IGNORE_LABEL).T)

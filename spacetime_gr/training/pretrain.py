@@ -174,11 +174,10 @@ def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | Non
 
     universal = checkpoint is not None and _needs_universal(config, world, checkpoint)
     tokenizer = load_tokenizer(config)
-    shared = {"rank": world.rank, "world_size": world.size}
-    stream = open_stream(config, tokenizer, **shared)
+    stream = open_stream(config, tokenizer, world.rank, world.size)
 
     def held_out() -> Any:
-        return open_stream(config, tokenizer, **shared, split=config.eval.split).rows_once()
+        return open_stream(config, tokenizer, world.rank, world.size, config.eval.split).rows_once()
 
     model = build_model(config, tokenizer, world)
     engine = build_engine(model, config, world, universal)

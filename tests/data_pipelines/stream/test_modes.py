@@ -56,3 +56,8 @@ def test_stated_modes_are_kept(stated: list[int]) -> None:
 
 def test_nothing_known_is_local() -> None:
     assert segment_modes(sequences_of([-1, -1]), FakeIndex()).tolist() == [LOCAL, LOCAL]
+
+
+def test_a_trip_begins_at_the_distance_that_is_set() -> None:
+    sequences = sequences_of([3, 3, 4, 6])
+    assert segment_modes(sequences, FakeIndex(), 112.0).tolist() == [LOCAL, LOCAL, LOCAL, IN_TRIP]
