@@ -1,16 +1,18 @@
-"""Curriculum: which rows hold multi-mode sequences and which single-mode sub-sequences.
+"""Curriculum: which rows hold multi-mode sequences and which single-mode sub-sequences, and from which corpus.
 
-The share of multi-mode rows is a function of the tokens seen; the choice for one row is a pure function of
-(seed, lane, row number). So a resumed run needs no extra state and every rank knows the choice of all the others.
+The share of multi-mode rows is a function of the tokens seen, the corpora have fixed weights; the choices for one row
+are a pure function of (seed, lane, row number). So a resumed run needs no extra state and every rank knows the choices
+of all the others.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from data_pipelines.stream.hashing import VIEW_CHOICE, uniform
+from data_pipelines.stream.hashing import CORPUS_CHOICE, VIEW_CHOICE, uniform
 
 SCHEDULES = ("constant", "linear", "cosine", "staged")
 
@@ -71,4 +73,45 @@ def choose_multi_mode(
 ) -> np.ndarray:
     """For row `row_number` of all lanes: does it hold multi-mode sequences? Returns bool (num_lanes,)."""
     share = settings.share(row_number * row_length * num_lanes)
+    if share in (0.0, 1.0):
+        return np.full(num_lanes, share == 1.0)
     return uniform((seed, VIEW_CHOICE, row_number), np.arange(num_lanes)) < share
+
+
+def choose_corpus(weights: Sequence[float], seed: int, num_lanes: int, row_number: int) -> np.ndarray:
+    """For row `row_number` of all lanes: the number of the corpus it comes from, int64 (num_lanes,).
+
+    weights: positive, one per corpus; their shares are the chances.
+    """
+    if len(weights) == 1:
+        return np.zeros(num_lanes, dtype=np.int64)
+    ends = np.cumsum(weights) / np.sum(weights)
+    drawn = uniform((seed, CORPUS_CHOICE, row_number), np.arange(num_lanes))
+    return np.minimum(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)
+
+
+def plan(
+    settings: CurriculumSettings,
+    weights: Sequence[float],
+    seed: int,
+    num_lanes: int,
+    row_length: int,
+    row_numbers: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """What the rows of the given numbers will be, without reading any data.
+
+    Returns `tokens` (seen before the row, int64), `scheduled` and `multi_mode` (shares asked for and realised), each
+    (num_rows,), and `corpora` (realised shares, (num_rows, number of corpora)).
+    """
+    multi_mode, corpora = [], []
+    for number in row_numbers.tolist():
+        multi_mode.append(choose_multi_mode(settings, seed, num_lanes, number, row_length).mean())
+        chosen = choose_corpus(weights, seed, num_lanes, number)
+        corpora.append(np.bincount(chosen, minlength=len(weights)) / num_lanes)
+    tokens = row_numbers.astype(np.int64) * row_length * num_lanes
+    return {
+        "tokens": tokens,
+        "scheduled": np.array([settings.share(seen) for seen in tokens.tolist()]),
+        "multi_mode": np.array(multi_mode),
+        "corpora": np.array(corpora).reshape(len(row_numbers), len(weights)),
+    }

@@ -1,6 +1,6 @@
 """Randomness as a pure function of named integers.
 
-Every random choice of the stream (order of units, order of rows, curriculum, blind actions) is a hash of
+Every random choice of the stream (order of units, order of rows, curriculum, corpus, blind actions, ...) is a hash of
 (seed, purpose, where). So it needs no generator state, is the same on every rank, and does not change when the
 random generators of a library do.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 # What a hash is used for: two uses with the same numbers must not be correlated.
-UNIT_ORDER, ROW_ORDER, USER_ORDER, VIEW_CHOICE, BLIND = range(1, 6)
+UNIT_ORDER, ROW_ORDER, USER_ORDER, VIEW_CHOICE, BLIND, RICHNESS, CORPUS, CORPUS_CHOICE = range(1, 9)
 
 _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -1,12 +1,10 @@
-"""Windows, packing and expansion to rows.
+"""Windows, packing, and where each action stands in the rows.
 
 A sequence longer than a row is cut into windows; a window begins with `overlap` actions of the one before it, as
-context that is not supervised again. Windows are packed into rows best fit decreasing, and rows are written as
-(num_rows, row_length) arrays. Lengths here are counted in actions until the last step.
+context that is not supervised again. Windows are packed into rows best fit decreasing. Lengths are counted in actions.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,34 +86,36 @@ def pack_best_fit(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.nd
     return row_of, place_of, num_rows
 
 
-def expand_rows(
-    tokens: Mapping[str, np.ndarray],
-    pad_values: Mapping[str, int],
-    windows: Windows,
-    row_of: np.ndarray,
-    place_of: np.ndarray,
-    num_rows: int,
-    capacity: int,
-) -> dict[str, np.ndarray]:
-    """Writes windows to their rows.
+@dataclass(frozen=True)
+class Layout:
+    """Which action stands where; all arrays (num_rows, capacity), their first `used[row]` places hold actions.
 
-    tokens: field -> (num_actions, tokens_per_action). Returns field -> (num_rows, capacity * tokens_per_action), of the
-    same dtypes, padded by `pad_values`, plus `position_ids` (int64): 0, 1, 2, ... in each window, 0 on padding.
+    source: int64, number of the action; within: int64, its number in its window; context: bool, not supervised.
+    used: int64 (num_rows,).
     """
+
+    source: np.ndarray
+    within: np.ndarray
+    context: np.ndarray
+    used: np.ndarray
+
+
+def lay_out(windows: Windows, row_of: np.ndarray, place_of: np.ndarray, num_rows: int, capacity: int) -> Layout:
+    """Puts windows at their places: `row_of` and `place_of` as `pack_best_fit` gives them."""
     within = _count_within(windows.length)
     source = np.repeat(windows.start, windows.length) + within
     target = np.repeat(row_of * capacity + place_of, windows.length) + within
-    width = tokens["input_ids"].shape[1]
-    rows: dict[str, np.ndarray] = {}
-    for field, values in tokens.items():
-        padded = np.full((num_rows * capacity, width), pad_values[field], dtype=values.dtype)
-        padded[target] = values[source]
-        rows[field] = padded
-    rows["labels"][target[within < np.repeat(windows.context, windows.length)]] = IGNORE_LABEL
-    positions = np.zeros((num_rows * capacity, width), dtype=np.int64)
-    positions[target] = within[:, None] * width + np.arange(width)
-    rows["position_ids"] = positions
-    return {field: values.reshape(num_rows, capacity * width) for field, values in rows.items()}
+    parts = {
+        "source": source,
+        "within": within,
+        "context": within < np.repeat(windows.context, windows.length),
+    }
+    placed = {}
+    for name, values in parts.items():
+        placed[name] = np.zeros(num_rows * capacity, dtype=values.dtype)
+        placed[name][target] = values
+    used = np.bincount(row_of, weights=windows.length, minlength=num_rows).astype(np.int64)
+    return Layout(**{name: values.reshape(num_rows, capacity) for name, values in placed.items()}, used=used)
 
 
 def _count_within(counts: np.ndarray) -> np.ndarray:

@@ -1,15 +1,24 @@
 """From one unit to packed rows: a pure function of (unit, epoch, view) and the settings."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
 
-from data_pipelines.stream.cleaning import CleaningSettings, find_names, interest_mask, keep_sequences
+from data_pipelines.stream.behaviour import Behaviour
+from data_pipelines.stream.cleaning import CleaningSettings, drop_duplicates, keep_sequences
 from data_pipelines.stream.hashing import BLIND, ROW_ORDER, USER_ORDER, permutation, uniform
-from data_pipelines.stream.modes import single_mode_offsets
-from data_pipelines.stream.packing import IGNORE_LABEL, cut_windows, expand_rows, pack_best_fit, supervised_windows
+from data_pipelines.stream.modes import segment_modes, single_mode_offsets
+from data_pipelines.stream.packing import (
+    IGNORE_LABEL,
+    Layout,
+    cut_windows,
+    lay_out,
+    pack_best_fit,
+    supervised_windows,
+)
 from data_pipelines.stream.sequences import Sequences
 from data_pipelines.stream.units import Units
 
@@ -22,11 +31,46 @@ _DTYPES = {"input_ids": np.int64, "labels": np.int64, "local_time": np.int64}
 
 @dataclass(frozen=True)
 class UnitRows:
-    """Rows of one unit: field -> (num_rows, row_length); `counts` says what was read and what was dropped."""
+    """Rows of one unit, written out only when they are asked for.
 
-    fields: dict[str, np.ndarray]
-    num_rows: int
+    tokens: field -> (num_actions, tokens per action), each action once; layout: where they stand in the rows;
+    pad_values: of each field; counts: what was read and what was dropped.
+    """
+
+    tokens: dict[str, np.ndarray]
+    layout: Layout
+    pad_values: dict[str, int]
     counts: Counter[str]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.layout.used)
+
+    def new_batch(self, size: int) -> dict[str, np.ndarray]:
+        """Padding rows, to be written over: field -> (size, places in a row, tokens per action)."""
+        capacity, width = self.layout.source.shape[1], self.tokens["input_ids"].shape[1]
+        kinds = {**{name: values.dtype for name, values in self.tokens.items()}, "position_ids": np.dtype(np.int64)}
+        return {
+            name: np.full((size, capacity, width), self.pad_values.get(name, 0), dtype=kind)
+            for name, kind in kinds.items()
+        }
+
+    def write(self, row: int, batch: dict[str, np.ndarray], place: int) -> None:
+        """Writes row `row` to row `place` of a `new_batch`, whose padding stays where the row has none."""
+        used = self.layout.used[row]
+        source = self.layout.source[row, :used]
+        for name, values in self.tokens.items():
+            # `clip` only because numpy copies once more when it has to raise; all numbers are in range.
+            values.take(source, axis=0, out=batch[name][place, :used], mode="clip")
+        batch["labels"][place, :used][self.layout.context[row, :used]] = IGNORE_LABEL
+        width = batch["position_ids"].shape[2]
+        first = self.layout.within[row, :used, None] * width
+        np.add(first, np.arange(width), out=batch["position_ids"][place, :used])
+
+
+def as_rows(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A written batch in its final shape: field -> (size, row_length)."""
+    return {name: values.reshape(len(values), -1) for name, values in batch.items()}
 
 
 class RowMaker:
@@ -58,27 +102,35 @@ class RowMaker:
         self.cleaning = cleaning
         self.blind_share = blind_share
         self._pad_values = {**tokenizer.pad_values, "labels": IGNORE_LABEL}
-        self._functional_actions = find_names(
-            cleaning.functional_actions, units.folder.actions, "cleaning.functional_actions"
+        self.behaviour = Behaviour(
+            cleaning.rules, cleaning.default_behaviour, cleaning.classifier, units.folder.actions, tokenizer.index
         )
-        categories = tokenizer.index.category_names if cleaning.functional_categories else ()
-        self._functional_categories = find_names(
-            cleaning.functional_categories, categories, "cleaning.functional_categories"
-        )
+
+    def read(self, epoch: int, unit: int) -> tuple[Sequences, Counter[str]]:
+        """The sequences of a unit that cleaning keeps in this epoch, and counts of what was read and dropped."""
+        read = self.units.read(unit)
+        if read.columns["poi_row"].max(initial=-1) >= self.tokenizer.index.num_pois:
+            raise ValueError(
+                f"{self.units.where(unit)}: column 'poi_row' holds {read.columns['poi_row'].max()}, the tokenizer's "
+                f"index has {self.tokenizer.index.num_pois} POIs; read data with the tokenizer it was prepared for"
+            )
+        sequences, counts = drop_duplicates(read, self.cleaning.duplicate_seconds)
+        keep, dropped = keep_sequences(sequences, self.cleaning, self.tokenizer.index, self.seed, epoch)
+        counts.update(dropped)
+        counts.update(units=1, sequences_read=len(read), actions_read=read.num_actions)
+        return sequences.keep(keep), counts
 
     def make(self, view: View, epoch: int, unit: int) -> UnitRows:
         """Rows of the unit in one view of one epoch, in their final order."""
-        read = self.units.read(unit)
-        keep, counts = keep_sequences(read, self.cleaning)
-        counts.update(units=1, sequences_read=len(read), actions_read=read.num_actions)
-        sequences = read.keep(keep)
+        sequences, counts = self.read(epoch, unit)
         offsets = sequences.offsets
         if view == "single":
-            sequences = self._with_modes(sequences)
-            offsets = single_mode_offsets(sequences.columns["mode"], offsets)
+            offsets = single_mode_offsets(
+                segment_modes(sequences, self.tokenizer.index, self.cleaning.trip_km), offsets
+            )
         tokens, functional = self._encode(sequences)
         counts.update(functional)
-        supervised = (tokens["labels"] != IGNORE_LABEL).any(axis=1)
+        supervised = reduce(np.logical_or, (tokens["labels"] != IGNORE_LABEL).T)
         if self.blind_share > 0.0:
             blind = uniform((self.seed, BLIND, epoch, unit), np.arange(len(supervised))) < self.blind_share
             self.tokenizer.blind(tokens, supervised & blind)
@@ -92,39 +144,19 @@ class RowMaker:
         windows = windows.take(permutation((self.seed, USER_ORDER, *keys), len(windows)))
         row_of, place_of, num_rows = pack_best_fit(windows.length, self.capacity)
         row_of = permutation((self.seed, ROW_ORDER, *keys), num_rows)[row_of]
-        fields = expand_rows(tokens, self._pad_values, windows, row_of, place_of, num_rows, self.capacity)
+        layout = lay_out(windows, row_of, place_of, num_rows, self.capacity)
         counts.update(
             actions_supervised=int(supervised.sum()),
             actions_in_rows=int(windows.length.sum()),
             places_in_rows=num_rows * self.capacity,
             rows=num_rows,
         )
-        return UnitRows(fields, num_rows, counts)
-
-    def padding(self, num_rows: int) -> dict[str, np.ndarray]:
-        """Rows of nothing but padding, of the same fields and dtypes as `make` gives."""
-        empty = np.zeros(1, dtype=np.int64)
-        tokens, _ = self._encode(Sequences(self._no_columns(), empty, empty[:0]))
-        none = cut_windows(empty, self.capacity, self.overlap)
-        return expand_rows(tokens, self._pad_values, none, none.start, none.start, num_rows, self.capacity)
-
-    def _no_columns(self) -> dict[str, np.ndarray]:
-        return {name: values[:0] for name, values in self.units.read(0).columns.items()}
+        return UnitRows(tokens, layout, self._pad_values, counts)
 
     def _encode(self, sequences: Sequences) -> tuple[dict[str, np.ndarray], Counter[str]]:
         """Tokens of all actions, field -> (num_actions, tokens per action), and counts of functional actions."""
-        categories = None
-        if len(self._functional_categories):
-            categories = self.tokenizer.index.categories(sequences.columns["poi_row"])
-        interest, counts = interest_mask(
-            sequences, self.cleaning, self._functional_actions, self._functional_categories, categories
-        )
+        interest, counts = self.behaviour.interest(sequences)
         columns = {**sequences.columns, "user_hash": sequences.user_hash}
         tokens = self.tokenizer.encode_actions(columns, sequences.offsets, interest)
         tokens = {name: values.astype(_DTYPES.get(name, values.dtype), copy=False) for name, values in tokens.items()}
         return tokens, counts
-
-    def _with_modes(self, sequences: Sequences) -> Sequences:
-        """The same sequences with a whole mode column, inferred where the data states none."""
-        mode = self.tokenizer.modes(sequences.columns, sequences.offsets)
-        return replace(sequences, columns={**sequences.columns, "mode": mode})

@@ -45,3 +45,11 @@ class Sequences:
             offsets=np.concatenate([[0], np.cumsum(lengths[mask])]).astype(np.int64),
             user_hash=self.user_hash[mask],
         )
+
+    def keep_actions(self, mask: np.ndarray) -> "Sequences":
+        """All sequences, with the actions where `mask` (bool, (num_actions,)) is true; they may become empty."""
+        if mask.all():
+            return self
+        before = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
+        columns = {name: values[mask] for name, values in self.columns.items()}
+        return Sequences(columns, before[self.offsets], self.user_hash)

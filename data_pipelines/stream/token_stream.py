@@ -1,10 +1,10 @@
 """The endless, resumable stream of packed token rows that training reads."""
 
 import dataclasses
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import numpy as np
 
 from data_pipelines.prepared import PreparedFolder
 from data_pipelines.stream.cleaning import CleaningSettings
-from data_pipelines.stream.curriculum import CurriculumSettings, choose_multi_mode
-from data_pipelines.stream.lanes import Cursor, Lane, UnitFeed, UnitOrder
-from data_pipelines.stream.rows import VIEWS, RowMaker, View
+from data_pipelines.stream.corpora import CorpusSettings, as_corpora, check_names_agree, corpus_seed, data_fingerprint
+from data_pipelines.stream.curriculum import CurriculumSettings, choose_corpus, choose_multi_mode
+from data_pipelines.stream.lanes import Cursor, Lane, Source, UnitFeed, UnitOrder, Walk
+from data_pipelines.stream.rows import VIEWS, RowMaker, View, as_rows
 from data_pipelines.stream.settings import as_settings
 from data_pipelines.stream.units import Units
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class TokenStream:
@@ -30,8 +31,10 @@ class TokenStream:
     in rank order, are the same at any world size.
 
     Args:
-        data_folder: a prepared folder.
-        tokenizer: gives `encode_actions`, `modes`, `blind`, `pad_values`, `tokens_per_action` and `index`.
+        data: a prepared folder, or a list of several with weights: paths, or mappings {path, weight} (default 1). They
+            must have been prepared for the one tokenizer. Each row comes from one of them, by chance in proportion to
+            the weights.
+        tokenizer: gives `encode_actions`, `blind`, `pad_values`, `tokens_per_action` and `index`.
         num_lanes: rows of the global batch; a multiple of world_size.
         row_length: tokens in a row; a multiple of the tokens per action.
         seed: of all orders and choices.
@@ -48,7 +51,7 @@ class TokenStream:
 
     def __init__(
         self,
-        data_folder: str | Path,
+        data: str | Path | Sequence[str | Path | Mapping[str, Any] | CorpusSettings],
         tokenizer: Any,
         num_lanes: int,
         row_length: int,
@@ -70,22 +73,40 @@ class TokenStream:
             )
         if num_workers < 0:
             raise ValueError(f"num_workers must be 0 (none) or more, got {num_workers}")
-        folder = PreparedFolder(data_folder)
+        self.corpora = as_corpora(data, "data")
         self.num_lanes = num_lanes
         self.row_length = row_length
         self.seed = seed
         self.curriculum = as_settings(CurriculumSettings, curriculum, "curriculum")
         self.row_number = 0
-        settings = as_settings(CleaningSettings, cleaning, "cleaning")
-        units = Units(folder, split)
-        self._maker = RowMaker(units, tokenizer, row_length, seed, settings, overlap, blind_share)
-        self._order = UnitOrder(len(units), num_lanes, seed)
-        self._feed = UnitFeed(self._maker.make, len(units), num_workers)
+        self.cleaning = settings = as_settings(CleaningSettings, cleaning, "cleaning")
+        folders = [PreparedFolder(corpus.path) for corpus in self.corpora]
+        check_names_agree(folders)
+        self.makers = [
+            RowMaker(
+                Units(folder, split), tokenizer, row_length, corpus_seed(seed, number), settings, overlap, blind_share
+            )
+            for number, folder in enumerate(folders)
+        ]
+        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="units") if num_workers else None
+        self._sources = [
+            Source(
+                UnitOrder(len(maker.units), num_lanes, maker.seed),
+                UnitFeed(
+                    maker.make,
+                    len(maker.units),
+                    f"split {split!r} of {maker.units.folder.path}",
+                    self._pool,
+                    epochs_alike=not settings.soft_richness,
+                ),
+            )
+            for maker in self.makers
+        ]
         num_own = num_lanes // world_size
         self._own = range(rank * num_own, (rank + 1) * num_own)
         units_ahead = -(-num_workers // num_own)
-        self._lanes = [Lane(lane, self._order, self._feed, units_ahead) for lane in self._own]
-        # What a cursor's meaning depends on. The curriculum is not part of it: it may change between runs.
+        self._lanes = [Lane(lane, self._sources, units_ahead) for lane in self._own]
+        # What a cursor's meaning depends on. The curriculum and the weights are not part of it: they may change.
         self._identity: dict[str, Any] = {
             "version": STATE_VERSION,
             "split": split,
@@ -95,47 +116,51 @@ class TokenStream:
             "overlap": overlap,
             "blind_share": blind_share,
             "cleaning": json.dumps(dataclasses.asdict(settings), sort_keys=True),
-            "data": data_fingerprint(folder, split),
+            "data": [data_fingerprint(folder, split) for folder in folders],
         }
 
     def __iter__(self) -> "TokenStream":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        multi_mode = self._choices(self.row_number)
-        views: list[View] = ["multi" if multi_mode[lane] else "single" for lane in self._own]
-        for lane, view in zip(self._lanes, views, strict=True):
-            lane.prepare(view)
-        rows = [lane.next_row(view) for lane, view in zip(self._lanes, views, strict=True)]
+        multi_mode, corpus = self._choices(self.row_number)
+        walks: list[Walk] = [(int(corpus[lane]), "multi" if multi_mode[lane] else "single") for lane in self._own]
+        for lane, walk in zip(self._lanes, walks, strict=True):
+            lane.prepare(walk)
+        rows = [lane.next_row(walk) for lane, walk in zip(self._lanes, walks, strict=True)]
+        batch = rows[0][0].new_batch(len(rows))
+        for place, (unit_rows, row) in enumerate(rows):
+            unit_rows.write(row, batch, place)
         self.row_number += 1
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return as_rows(batch)
 
     def rows_once(self) -> Iterator[dict[str, np.ndarray]]:
-        """Every row of the split exactly once, multi-mode, in a fixed order: for held-out loss.
+        """Every row of the split exactly once, multi-mode, in a fixed order, corpus after corpus: for held-out loss.
 
         Batches have the shape of the stream's; the last one is filled up with padding rows, so all ranks give equally
         many batches. Each rank makes all rows and keeps its share. Does not move the stream. Raises ValueError if
-        cleaning leaves no row.
+        cleaning leaves no row of a corpus.
         """
-        num_made = 0
-        waiting: list[dict[str, np.ndarray]] = []
-        num_waiting = 0
-        for unit in range(self._order.num_units):
-            made = self._maker.make("multi", 0, unit)
-            if made.num_rows:
-                waiting.append(made.fields)
-                num_waiting += made.num_rows
+        batch: dict[str, np.ndarray] | None = None
+        lane = 0
+        for maker, source in zip(self.makers, self._sources, strict=True):
+            num_made = 0
+            for unit in range(source.order.num_units):
+                made = maker.make("multi", 0, unit)
                 num_made += made.num_rows
-            if num_waiting >= self.num_lanes:
-                ready = _concatenate(waiting)
-                for start in range(0, num_waiting - self.num_lanes + 1, self.num_lanes):
-                    yield self._own_rows(ready, start)
-                num_waiting %= self.num_lanes
-                waiting = [_last_rows(ready, num_waiting)]
-        if not num_made:
-            self._feed.require_rows("multi")
-        if num_waiting:
-            yield self._own_rows(_concatenate([*waiting, self._maker.padding(self.num_lanes - num_waiting)]), 0)
+                for row in range(made.num_rows):
+                    if batch is None:
+                        batch = made.new_batch(len(self._own))
+                    if lane in self._own:
+                        made.write(row, batch, lane - self._own.start)
+                    lane += 1
+                    if lane == self.num_lanes:
+                        yield as_rows(batch)
+                        batch, lane = None, 0
+            if not num_made:
+                source.feed.require_rows("multi")
+        if batch is not None:
+            yield as_rows(batch)
 
     @property
     def tokens_seen(self) -> int:
@@ -150,30 +175,42 @@ class TokenStream:
     @property
     def multi_mode_share(self) -> float:
         """Share of multi-mode rows in the last global batch (all ranks); NaN before the first."""
-        return float(self._choices(self.row_number - 1).mean()) if self.row_number else float("nan")
+        return float(self._choices(self.row_number - 1)[0].mean()) if self.row_number else float("nan")
 
-    def survey(self, progress: Callable[[int, int], None]) -> dict[str, int]:
-        """The counts of `stats` over exactly one multi-mode pass of the whole split; does not move the stream.
+    @property
+    def lane_views(self) -> list[View]:
+        """View (`multi` or `single`) of this rank's rows in the last batch, by lane; empty before the first."""
+        if not self.row_number:
+            return []
+        multi_mode = self._choices(self.row_number - 1)[0]
+        return ["multi" if multi_mode[lane] else "single" for lane in self._own]
 
-        progress: told how many of how many units are done. Every rank reads all units.
-        """
-        counts: Counter[str] = Counter()
-        for unit in range(self._order.num_units):
-            counts.update(self._maker.make("multi", 0, unit).counts)
-            progress(unit + 1, self._order.num_units)
-        return dict(counts)
+    @property
+    def corpus_shares(self) -> dict[str, float]:
+        """Share of each corpus, by path, in the rows of the last global batch (all ranks); NaN before the first."""
+        paths = [str(corpus.path) for corpus in self.corpora]
+        if not self.row_number:
+            return dict.fromkeys(paths, float("nan"))
+        counts = np.bincount(self._choices(self.row_number - 1)[1], minlength=len(paths))
+        return dict(zip(paths, (counts / self.num_lanes).tolist(), strict=True))
 
     def stats(self) -> dict[str, int]:
         """Counts over the units this rank entered since the stream was made: read, kept, and dropped by reason.
 
         `actions_in_rows / places_in_rows` is how full the rows are.
         """
-        return dict(self._feed.counts)
+        total: Counter[str] = Counter()
+        for source in self._sources:
+            total.update(source.feed.counts)
+        return dict(total)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands after what was yielded, whatever was made ahead. Small and JSON-able."""
         lanes = {
-            str(lane.lane): {view: [at.epoch, at.position, at.row] for view, at in sorted(lane.cursors.items())}
+            str(lane.lane): {
+                f"{corpus}/{view}": [at.epoch, at.position, at.row]
+                for (corpus, view), at in sorted(lane.cursors.items())
+            }
             for lane in self._lanes
         }
         return {**self._identity, "row_number": self.row_number, "lanes": lanes}
@@ -206,34 +243,25 @@ class TokenStream:
                 f"the stream state lacks lanes {missing[0]}..{missing[-1]} of {self.num_lanes}; "
                 "the world size changed: load the list of all ranks' states"
             )
-        self._feed.forget()
+        for source in self._sources:
+            source.feed.forget()
+        walks: dict[str, Walk] = {
+            f"{number}/{view}": (number, view) for number in range(len(self.corpora)) for view in VIEWS
+        }
         for lane in self._lanes:
-            saved = lanes[str(lane.lane)]
-            lane.restore({view: Cursor(*saved[view]) for view in VIEWS if view in saved})
+            lane.restore({walks[key]: Cursor(*at) for key, at in lanes[str(lane.lane)].items()})
         self.row_number = row_numbers[0]
 
     def close(self) -> None:
-        """Stops the worker threads."""
-        self._feed.close()
+        """Stops the worker threads; the stream then works without them."""
+        for source in self._sources:
+            source.feed.detach()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
 
-    def _choices(self, row_number: int) -> np.ndarray:
-        return choose_multi_mode(self.curriculum, self.seed, self.num_lanes, row_number, self.row_length)
-
-    def _own_rows(self, fields: dict[str, np.ndarray], start: int) -> dict[str, np.ndarray]:
-        return {name: rows[start + self._own.start : start + self._own.stop].copy() for name, rows in fields.items()}
-
-
-def data_fingerprint(folder: PreparedFolder, split: str) -> str:
-    """A short hash of what the manifest says of a split's files and of the inputs they were made of."""
-    manifest = folder.manifest
-    files = [entry for entry in manifest["files"] if entry["split"] == split]
-    described = {"files": files, "actions": folder.actions, "fingerprints": manifest.get("fingerprints")}
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _concatenate(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _last_rows(fields: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    return {name: rows[len(rows) - count :] for name, rows in fields.items()}
+    def _choices(self, row_number: int) -> tuple[np.ndarray, np.ndarray]:
+        """For a row of all lanes: is it multi-mode (bool), and the number of its corpus; (num_lanes,) each."""
+        multi_mode = choose_multi_mode(self.curriculum, self.seed, self.num_lanes, row_number, self.row_length)
+        weights = [corpus.weight for corpus in self.corpora]
+        return multi_mode, choose_corpus(weights, self.seed, self.num_lanes, row_number)

@@ -1,26 +1,35 @@
-"""Units: one Parquet row group each, read through `datasets` streaming.
+"""Units: one Parquet row group each, read without touching any other.
 
-`IterableDataset.reshard()` turns every row group of a Parquet file into a shard and `.shard()` picks one, so a unit is
-read without touching the others. Files are opened one by one on first use (a corpus has many), and
-`IterableDataset.from_parquet` is used because `load_dataset("parquet")` asks the network to count a download.
+Files are opened on first use, as a corpus has many; their footers are kept. A file that is replaced while a run reads
+it would change rows that were promised, so it is an error.
 """
 
-import glob
-import tempfile
+import os
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import IterableDataset
+import pyarrow.parquet as pq
 
 from data_pipelines.prepared import PreparedFolder
 from data_pipelines.stream.sequences import Sequences
 
-REQUIRED_COLUMNS = ("poi_row", "action", "timestamp", "tz_offset_minutes")
-OPTIONAL_COLUMNS = ("user_latitude", "user_longitude", "mode")
-_MAX_OPEN_FILES = 256
+INTEGER_COLUMNS = ("poi_row", "action", "timestamp", "tz_offset_minutes")
+POINT_COLUMNS = ("user_latitude", "user_longitude")
+OPTIONAL_COLUMNS = (*POINT_COLUMNS, "mode")
+_MAX_FOOTERS = 256
+_AGAIN = "run prepare --overwrite"
+
+
+@dataclass
+class _File:
+    """What was found when a file was first opened."""
+
+    footer: pq.FileMetaData
+    stamp: tuple[int, int]  # size and time of change
 
 
 class Units:
@@ -29,58 +38,130 @@ class Units:
     def __init__(self, folder: PreparedFolder, split: str) -> None:
         """Raises ValueError if the split holds no sequences or its files lack a column."""
         self.folder = folder
-        self._num_groups: dict[Path, int] = {}  # in file order
+        self._rows_of_groups: dict[Path, list[int]] = {}  # in file order
         files, groups = [], []
         for path, group, num_rows in folder.row_groups(split):
-            self._num_groups[path] = group + 1
+            self._rows_of_groups.setdefault(path, []).append(num_rows)
             if num_rows > 0:
-                files.append(len(self._num_groups) - 1)
+                files.append(len(self._rows_of_groups) - 1)
                 groups.append(group)
         if not files:
             raise ValueError(
                 f"split {split!r} of {folder.path} holds no user sequences; prepare more data or another split"
             )
-        self._paths = list(self._num_groups)
+        self._paths = list(self._rows_of_groups)
         self._file_of_unit = np.array(files, dtype=np.int32)
         self._group_of_unit = np.array(groups, dtype=np.int32)
-        self.columns = self._find_columns(self._paths[files[0]], folder.schema.names)
-        self._open = lru_cache(maxsize=_MAX_OPEN_FILES)(self._open_file)
+        self._open = lru_cache(maxsize=_MAX_FOOTERS)(self._open_file)
+        self.columns = [*INTEGER_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in folder.schema.names)]
+        self._check_schema(self._paths[files[0]], folder.schema)
 
     def __len__(self) -> int:
         return len(self._file_of_unit)
 
+    def where(self, unit: int) -> str:
+        """The unit's row group and file, for messages."""
+        return f"row group {self._group_of_unit[unit]} of {self._paths[self._file_of_unit[unit]]}"
+
     def read(self, unit: int) -> Sequences:
-        """Reads one unit. Raises ValueError naming the file if it is damaged or does not fit its manifest."""
+        """Reads one unit.
+
+        Raises:
+            ValueError: naming the file, if it is damaged, does not fit its manifest, was replaced since it was first
+                opened, or holds values that cannot be.
+        """
         path = self._paths[self._file_of_unit[unit]]
         group = int(self._group_of_unit[unit])
+        file = self._open(path)
         try:
-            shard = self._open(path).shard(num_shards=self._num_groups[path], index=group)
-            table = pa.concat_tables(shard.iter(batch_size=2**31 - 1))
+            # A reader of its own: readers are not made for several threads.
+            with pq.ParquetFile(path, metadata=file.footer) as reader:
+                table = reader.read_row_group(group, columns=["user_hash", *self.columns], use_threads=False)
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"cannot read row group {group} of {path}: {error}; run prepare --overwrite") from error
-        return to_sequences(table, self.columns, f"row group {group} of {path}")
+            self._check_not_replaced(path, file)
+            reason = " ".join(str(error).split())
+            raise ValueError(f"cannot read {self.where(unit)}: {reason}; {_AGAIN}") from error
+        self._check_not_replaced(path, file)
+        sequences = to_sequences(table, self.columns, self.where(unit))
+        self._check_values(sequences, unit)
+        return sequences
 
-    def _open_file(self, path: Path) -> IterableDataset:
-        # The builder takes a lock in its cache folder; streaming never uses that folder again.
-        with tempfile.TemporaryDirectory(prefix="spacetime-gr-") as cache:
-            dataset = IterableDataset.from_parquet(
-                glob.escape(str(path)), columns=["user_hash", *self.columns], cache_dir=cache
-            )
-        dataset = dataset.reshard().with_format("arrow")
-        if dataset.num_shards != self._num_groups[path]:
+    def _open_file(self, path: Path) -> _File:
+        try:
+            stamp = _stamp(path)
+            footer = pq.read_metadata(path)
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"cannot open {path}: {' '.join(str(error).split())}; {_AGAIN}") from error
+        found = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        expected = self._rows_of_groups[path]
+        if found != expected:
             raise ValueError(
-                f"{path} has {dataset.num_shards} row groups, its manifest says {self._num_groups[path]}; "
-                "the file was changed after prepare: run prepare --overwrite"
+                f"{path} has {len(found)} row groups of {sum(found)} users, its manifest says {len(expected)} of "
+                f"{sum(expected)}; the file was changed after prepare: {_AGAIN}"
             )
-        return dataset
+        self._check_schema(path, footer.schema.to_arrow_schema())
+        return _File(footer, stamp)
 
-    def _find_columns(self, path: Path, names: list[str]) -> list[str]:
-        for name in ("user_hash", *REQUIRED_COLUMNS):
-            if name not in names:
+    def _check_not_replaced(self, path: Path, file: _File) -> None:
+        try:
+            stamp = _stamp(path)
+            if stamp == file.stamp:
+                return
+            same = pq.read_metadata(path).equals(file.footer)
+        except (OSError, pa.ArrowException):
+            same = False
+        if not same:
+            raise ValueError(
+                f"{path} was replaced or removed while the stream was reading it; put the old file back and resume, or "
+                "start a new run"
+            )
+        file.stamp = stamp  # copied anew, or touched
+
+    def _check_schema(self, path: Path, schema: pa.Schema) -> None:
+        for name in ("user_hash", *self.columns):
+            if name not in schema.names:
+                raise ValueError(f"{path} lacks the column {name!r} (it has {', '.join(schema.names)}); {_AGAIN}")
+            kind = schema.field(name).type
+            if name != "user_hash":
+                kind = kind.value_type if pa.types.is_list(kind) else None
+            wanted = pa.types.is_floating if name in POINT_COLUMNS else pa.types.is_integer
+            if kind is None or not wanted(kind):
+                expected = "floats" if name in POINT_COLUMNS else "integers"
                 raise ValueError(
-                    f"{path} lacks the column {name!r} (it has {', '.join(names)}); run prepare --overwrite"
+                    f"{path}: column {name!r} has type {schema.field(name).type}, expected "
+                    f"{expected if name == 'user_hash' else f'lists of {expected}'}; {_AGAIN}"
                 )
-        return [*REQUIRED_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in names)]
+
+    def _check_values(self, sequences: Sequences, unit: int) -> None:
+        columns = sequences.columns
+        ranges: dict[str, tuple[float, float]] = {
+            "poi_row": (-1, np.iinfo(np.int32).max),
+            "action": (0, len(self.folder.actions) - 1),
+            "mode": (-1, len(self.folder.modes) - 1),
+            "user_latitude": (-90, 90),
+            "user_longitude": (-180, 180),
+        }
+        for name, (low, high) in ranges.items():
+            values = columns.get(name)
+            if values is None or not len(values):
+                continue
+            # fmin and fmax pass over NaN, which says that a place is not known.
+            extremes = np.fmin.reduce(values), np.fmax.reduce(values)
+            if extremes[0] < low or extremes[1] > high:
+                wrong = extremes[0] if extremes[0] < low else extremes[1]
+                raise ValueError(
+                    f"{self.where(unit)}: column {name!r} holds {wrong}, expected {low} to {high}; {_AGAIN}"
+                )
+        back = np.diff(columns["timestamp"], prepend=columns["timestamp"][:1]) < 0
+        back[sequences.offsets[:-1][sequences.lengths > 0]] = False
+        if back.any():
+            row = int(np.searchsorted(sequences.offsets, np.flatnonzero(back)[0], side="right")) - 1
+            raise ValueError(f"{self.where(unit)}, row {row}: timestamps fall; they must be in time order: {_AGAIN}")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def to_sequences(table: pa.Table, columns: list[str], where: str) -> Sequences:
@@ -96,11 +177,11 @@ def to_sequences(table: pa.Table, columns: list[str], where: str) -> Sequences:
             row = int(np.flatnonzero(lengths != counts)[0])
             raise ValueError(
                 f"{where}, row {row}: column {name!r} has {counts[row]} values, {columns[0]!r} has {lengths[row]}; "
-                "all columns of a user must have one value per action: run prepare --overwrite"
+                f"all columns of a user must have one value per action: {_AGAIN}"
             )
         values = lists.flatten()
         if values.null_count and not pa.types.is_floating(values.type):
-            raise ValueError(f"{where}: column {name!r} holds {values.null_count} nulls; run prepare --overwrite")
+            raise ValueError(f"{where}: column {name!r} holds {values.null_count} nulls; {_AGAIN}")
         flat[name] = values.to_numpy(zero_copy_only=False)
     assert lengths is not None
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from spacetime_gr.cli.curriculum import curriculum
 from spacetime_gr.cli.data_report import data_report
 from spacetime_gr.cli.evaluate import evaluate
 from spacetime_gr.cli.export import export
@@ -15,6 +16,7 @@ from spacetime_gr.cli.index_report import index_report
 from spacetime_gr.cli.prepare import prepare
 from spacetime_gr.cli.recommend import recommend
 from spacetime_gr.cli.simulate import simulate
+from spacetime_gr.cli.stream import stream
 
 app = typer.Typer(
     name="spacetime-gr",
@@ -23,7 +25,11 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-for command in (simulate, prepare, data_report, index_plan, index_report, evaluate, recommend, export):
+COMMANDS = (
+    *(simulate, prepare, data_report, stream, curriculum, index_plan, index_report),
+    *(evaluate, recommend, export),
+)
+for command in COMMANDS:
     app.command()(command)
 
 

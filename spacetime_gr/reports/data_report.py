@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from data_pipelines import PreparedFolder, TokenStream
 from data_pipelines.prepared import SPLITS
+from data_pipelines.stream.report import survey
 from spacetime_gr.index import POIIndex
 from spacetime_gr.reports.cells import MAX_CELLS, Cells, View, block_cells, central_view, place_cells
 from spacetime_gr.reports.data_page import build_page
@@ -86,7 +87,7 @@ def _cleaning(
 ) -> dict[str, Any]:
     # Neither the length of a row nor the number of lanes bears on what cleaning drops.
     stream = TokenStream(folder.path, tokenizer, num_lanes=1, row_length=512, cleaning=settings)
-    counts = stream.survey(lambda done, total: progress("cleaning", done, total))
+    counts = survey(stream.makers, 0, lambda done, total: progress("cleaning", done, total)).counts
     return {
         "settings": dict(settings),
         "counts": {

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data_pipelines.stream.cleaning import CleaningSettings
+from data_pipelines.stream.corpora import CorpusSettings, as_corpora
 from data_pipelines.stream.curriculum import CurriculumSettings
 from data_pipelines.stream.settings import as_settings
 
@@ -27,9 +28,11 @@ class RunSection(Section):
 
 
 class DataSection(Section):
-    """The prepared folder and how it is streamed. A lane is one row of the global batch."""
+    """The prepared folders and how they are streamed. A lane is one row of the global batch."""
 
-    path: str = Field(min_length=1, description="prepared folder (`spacetime-gr prepare --out`)")
+    path: str | list[str | dict[str, Any]] = Field(
+        description="prepared folder (`spacetime-gr prepare --out`), or a list of {path, weight} that share a tokenizer"
+    )
     row_length: int = Field(default=512, gt=0, multiple_of=4, description="tokens in a row; an action is 4 tokens")
     num_lanes: int = Field(
         default=32, gt=0, description="rows in the global batch, over all ranks and accumulation steps"
@@ -43,9 +46,15 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _stream_settings_are_known(self) -> "DataSection":
+        as_corpora(self.path, "data.path")
         as_settings(CleaningSettings, self.cleaning, "data.cleaning")
         as_settings(CurriculumSettings, self.curriculum, "data.curriculum")
         return self
+
+    @property
+    def corpora(self) -> tuple[CorpusSettings, ...]:
+        """The prepared folders with their weights."""
+        return as_corpora(self.path, "data.path")
 
 
 class TrainSection(Section):

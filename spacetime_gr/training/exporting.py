@@ -15,9 +15,10 @@ from torch import nn
 from spacetime_gr import SpacetimeGRForCausalLM
 from spacetime_gr.training.checkpoints import CheckpointStore
 from spacetime_gr.training.config import PretrainConfig
+from spacetime_gr.training.data import load_tokenizer
 from spacetime_gr.training.flops import count_parameters
 from spacetime_gr.training.loading import load_config
-from spacetime_gr.training.model import load_tokenizer, model_config
+from spacetime_gr.training.model import model_config
 
 
 def export_engine(engine: Any, tokenizer: Any, folder: Path, config: PretrainConfig, record: dict[str, Any]) -> None:
@@ -158,7 +159,7 @@ It knows the places of its tokenizer only, and was trained on the data below onl
 | steps | {record.get("step", 0):,} |
 | tokens seen | {record.get("tokens", 0):,} |
 | row length | {config.data.row_length} tokens, {config.data.num_lanes} rows in a batch |
-| data | `{Path(config.data.path).name}` |
+| data | {", ".join(f"`{Path(corpus.path).name}`" for corpus in config.data.corpora)} |
 | seed | {config.train.seed} |
 
 Loss in nats per supervised token (`eval_`: held-out rows):

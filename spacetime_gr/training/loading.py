@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from data_pipelines.stream.behaviour import read_rules
 from spacetime_gr.training.config import PretrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,9 +23,9 @@ def load_config(files: str | Path | Sequence[str | Path], overrides: Sequence[st
 
     A later file wins; sections and mappings are merged, values and lists are replaced.
 
-    `model: FILE.yaml` and `deepspeed.config: FILE.json` name files: looked for beside the file that names them (beside
-    the first one for an override), then in the working directory, then in the repository. Later keys are laid over
-    those of the named file.
+    `model: FILE.yaml`, `data.cleaning.rules: FILE.yaml` and `deepspeed.config: FILE.json` name files: looked for beside
+    the file that names them (beside the first one for an override), then in the working directory, then in the
+    repository. Later keys are laid over those of the named file.
 
     Raises:
         ValueError: a missing file, a malformed override, an unknown key (the nearest known one is named) or a value
@@ -115,6 +116,10 @@ def _include(data: dict[str, Any], folder: Path) -> None:
     model = data.get("model")
     if isinstance(model, str):
         data["model"] = _read_yaml(find_file(model, folder))
+    section = data.get("data")
+    cleaning = section.get("cleaning") if isinstance(section, dict) else None
+    if isinstance(cleaning, dict) and isinstance(cleaning.get("rules"), str):
+        cleaning["rules"] = read_rules(find_file(cleaning["rules"], folder))
     deepspeed = data.get("deepspeed")
     if isinstance(deepspeed, str):
         deepspeed = data["deepspeed"] = {"config": deepspeed}

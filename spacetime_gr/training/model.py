@@ -13,23 +13,6 @@ from spacetime_gr.training.distributed import World
 from spacetime_gr.training.engine import resolve_precision, zero3_aware
 
 
-def load_tokenizer(config: PretrainConfig) -> Any:
-    """The tokenizer of the prepared folder.
-
-    Raises:
-        ValueError: the folder holds none.
-    """
-    from data_pipelines import PreparedFolder
-    from spacetime_gr import SpacetimeGRTokenizer
-
-    folder = PreparedFolder(config.data.path).tokenizer_path
-    if not folder.is_dir():
-        raise ValueError(
-            f"{folder} is missing; run `spacetime-gr prepare --overwrite` for data.path={config.data.path}"
-        )
-    return SpacetimeGRTokenizer.from_pretrained(folder)
-
-
 def model_config(config: PretrainConfig, tokenizer: Any | None) -> SpacetimeGRConfig:
     """Model configuration: sizes of the vocabulary from the tokenizer, all else from section `model`.
 
@@ -44,7 +27,7 @@ def model_config(config: PretrainConfig, tokenizer: Any | None) -> SpacetimeGRCo
     for name, size in sizes.items():
         if config.model.get(name, size) != size:
             raise ValueError(
-                f"model.{name}={config.model[name]}, but the tokenizer in {config.data.path} has {size}; "
+                f"model.{name}={config.model[name]}, but the tokenizer in {config.data.corpora[0].path} has {size}; "
                 f"remove model.{name}"
             )
     given = {name: value for name, value in config.model.items() if name != "attn_implementation"}
@@ -81,7 +64,7 @@ def poi_embeddings(config: PretrainConfig, sizes: SpacetimeGRConfig) -> NDArray[
     """
     if not sizes.poi_embedding_size:
         return None
-    file = Path(config.data.path) / "poi_embeddings.npy"
+    file = Path(config.data.corpora[0].path) / "poi_embeddings.npy"  # corpora of one run share their POIs
     remedy = "prepare the folder with embeddings of this size, or set model.poi_embedding_size=0"
     if not file.is_file():
         raise ValueError(f"{file} is missing, but model.poi_embedding_size={sizes.poi_embedding_size}; {remedy}")

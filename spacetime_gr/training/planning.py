@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from spacetime_gr.training.config import PretrainConfig
+from spacetime_gr.training.data import load_tokenizer
 from spacetime_gr.training.distributed import environment_world
 from spacetime_gr.training.engine import deepspeed_settings, resolve_precision, resolve_stage
 from spacetime_gr.training.flops import ParameterCounts, count_parameters
 from spacetime_gr.training.loading import dump_config
-from spacetime_gr.training.model import attention_implementation, load_tokenizer, model_config
+from spacetime_gr.training.model import attention_implementation, model_config
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,16 @@ def dry_run(config: PretrainConfig, config_files: list[str], overrides: list[str
     device = environment_world().device
     precision = resolve_precision(config, device)
     deepspeed_settings(config, world_size, precision)
-    found = Path(config.data.path).is_dir()
-    sizes = model_config(config, load_tokenizer(config) if found else None)
+    absent = [str(corpus.path) for corpus in config.data.corpora if not Path(corpus.path).is_dir()]
+    sizes = model_config(config, None if absent else load_tokenizer(config))
     sizes._attn_implementation = attention_implementation(config, sizes, device)
     with torch.device("meta"):
         counts = count_parameters(SpacetimeGRForCausalLM(sizes))
     memory = plan_memory(config, counts, sizes, world_size, precision)
     parts = [dump_config(config), describe(counts, memory, config, world_size, precision)]
     parts.append(f"\nattention               {sizes._attn_implementation:>16}")
-    if not found:
-        parts.append(f"\n{config.data.path} does not exist yet: sizes of the vocabulary are those of section model")
+    if absent:
+        parts.append(f"\n{absent[0]} does not exist yet: sizes of the vocabulary are those of section model")
     return "\n".join([*parts, "", launch_command(config_files, overrides, world_size)])
 
 

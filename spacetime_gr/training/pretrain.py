@@ -85,8 +85,9 @@ def check_run(config: PretrainConfig, world: World) -> None:
     Raises:
         ValueError: the rows do not divide, the run directory holds another run, or the data or its tokenizer is absent.
     """
+    from spacetime_gr.training.data import load_tokenizer
     from spacetime_gr.training.engine import deepspeed_settings, resolve_precision
-    from spacetime_gr.training.model import load_tokenizer, model_config
+    from spacetime_gr.training.model import model_config
 
     deepspeed_settings(config, world.size, resolve_precision(config, world.device))
     check_same_run(config)
@@ -171,37 +172,26 @@ def _open_run(config: PretrainConfig, world: World) -> Checkpoint | None:
 
 
 def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | None) -> tuple[Any, bool]:
-    from data_pipelines import PreparedFolder, TokenStream
     from spacetime_gr.training import callbacks
+    from spacetime_gr.training.data import corpora_with, load_tokenizer, open_stream
     from spacetime_gr.training.engine import build_engine
-    from spacetime_gr.training.model import build_model, load_tokenizer
+    from spacetime_gr.training.model import build_model
     from spacetime_gr.training.trainer import Trainer
 
     universal = checkpoint is not None and _needs_universal(config, world, checkpoint)
     tokenizer = load_tokenizer(config)
-    shared = {"rank": world.rank, "world_size": world.size}
-    lanes = {"num_lanes": config.data.num_lanes, "row_length": config.data.row_length, "cleaning": config.data.cleaning}
-    stream = TokenStream(
-        config.data.path,
-        tokenizer,
-        seed=config.train.seed,
-        num_workers=config.data.num_workers,
-        curriculum=config.data.curriculum,
-        blind_share=config.data.blind_share,
-        **lanes,
-        **shared,
-    )
+    stream = open_stream(config, tokenizer, world.rank, world.size)
 
     def held_out() -> Any:
-        return TokenStream(config.data.path, tokenizer, split=config.eval.split, **lanes, **shared).rows_once()
+        return open_stream(config, tokenizer, world.rank, world.size, config.eval.split).rows_once()
 
     model = build_model(config, tokenizer, world)
     engine = build_engine(model, config, world, universal)
     parts: list[callbacks.Callback] = [callbacks.StopSignals()]
-    if PreparedFolder(config.data.path).files(config.eval.split):
+    if corpora_with(config, config.eval.split):
         parts.append(callbacks.Evaluation(held_out))
     elif world.is_main:
-        _say(f"{config.data.path} has no {config.eval.split} part: no held-out loss (eval.split chooses another part)")
+        _say(f"the data has no {config.eval.split} part: no held-out loss (eval.split chooses another part)")
     parts += [callbacks.Metrics(), callbacks.JsonLines(world.is_main)]
     if config.log.console:
         parts.append(callbacks.Console(world.is_main))

@@ -37,6 +37,9 @@ class Stream(Protocol):
     @property
     def multi_mode_share(self) -> float: ...
 
+    @property
+    def corpus_shares(self) -> dict[str, float]: ...
+
 
 @dataclass
 class Progress:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from data_pipelines.stream.report import summary
 from spacetime_gr.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
@@ -12,11 +13,12 @@ if TYPE_CHECKING:
 
 
 class Console(Callback):
-    """A progress bar on a terminal, a line per log elsewhere. Rank 0 only."""
+    """A progress bar on a terminal, a line per log elsewhere; at the end what cleaning left. Rank 0 only."""
 
     def __init__(self, is_main: bool) -> None:
         self.console = RichConsole(stderr=True, soft_wrap=True, quiet=not is_main)
         self.bar: Progress | None = None
+        self.counts: dict[str, int] = {}
         if is_main and self.console.is_terminal:
             columns = (TextColumn("step {task.fields[step]}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
             self.bar = Progress(
@@ -37,6 +39,8 @@ class Console(Callback):
             self.bar.update(self.bar.task_ids[0], completed=trainer.done, step=trainer.progress.step)
 
     def on_log(self, trainer: "Trainer", record: dict[str, Any]) -> None:
+        prefix = "stream/"
+        self.counts = {key[len(prefix) :]: int(value) for key, value in record.items() if key.startswith(prefix)}
         text = f"loss {record['loss']:.4f}  {record['tokens_per_second']:,.0f} tok/s"
         if "eval_loss" in record:
             text += f"  eval {record['eval_loss']:.4f}"
@@ -49,4 +53,6 @@ class Console(Callback):
     def close(self, outcome: str) -> None:
         if self.bar is not None:
             self.bar.stop()
+        if self.counts and outcome != "failed":
+            self.console.print(summary(self.counts), highlight=False)
         self.console.print(f"run {outcome}", highlight=False)

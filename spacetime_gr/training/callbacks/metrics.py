@@ -51,6 +51,9 @@ class Metrics(Callback):
         }
         if self.peak_flops is not None:
             record["mfu"] = per_second / size * self.flops_per_token / self.peak_flops
+        shares = trainer.stream.corpus_shares
+        if len(shares) > 1:
+            record.update({f"corpus_share/{path}": share for path, share in shares.items()})
         counts = {key: float(value) for key, value in trainer.stream.stats().items()}
         record.update({f"stream/{key}": value for key, value in sum_counts(counts, trainer.world).items()})
         return {**record, **trainer.extra_metrics}

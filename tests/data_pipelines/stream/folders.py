@@ -16,13 +16,17 @@ POI_SHIFT, ACTION_SHIFT = 1_000, 500_000
 
 
 class FakeIndex:
-    """Places 0..99; place p has category p % 3."""
+    """Places 0..99 on the equator, a degree (111.2 km) apart; place p has category p % 3."""
 
     num_pois = 100
     category_names = ("food", "office", "park")
 
     def categories(self, poi_rows: np.ndarray) -> np.ndarray:
         return np.where(np.asarray(poi_rows) < 0, -1, np.asarray(poi_rows) % 3).astype(np.int32)
+
+    def coordinates(self, poi_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        longitude = np.where(np.asarray(poi_rows) < 0, np.nan, np.asarray(poi_rows, float))
+        return 0.0 * longitude, longitude
 
 
 class FakeTokenizer:
@@ -56,9 +60,6 @@ class FakeTokenizer:
             "local_time": np.repeat(time[:, None], 4, axis=1),
             "stamp": np.repeat(columns["timestamp"].astype(np.int32)[:, None], 4, axis=1),
         }
-
-    def modes(self, columns: dict[str, np.ndarray], offsets: np.ndarray) -> np.ndarray:
-        return columns["mode"] if "mode" in columns else (columns["timestamp"] // 3 % 2).astype(np.int8)
 
     def blind(self, tokens: dict[str, np.ndarray], mask: np.ndarray) -> None:
         tokens["input_ids"][mask, 0] = 2

@@ -1,8 +1,11 @@
+from collections import Counter
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.stream.packing import Windows, cut_windows, expand_rows, pack_best_fit, supervised_windows
+from data_pipelines.stream.packing import Windows, cut_windows, lay_out, pack_best_fit, supervised_windows
+from data_pipelines.stream.rows import UnitRows, as_rows
 
 LENGTHS = st.lists(st.integers(0, 60), max_size=12)
 
@@ -60,9 +63,12 @@ def test_expansion_pads_restarts_positions_and_masks_context() -> None:
     ids = np.arange(10, 34).reshape(6, 4)
     tokens = {"input_ids": ids, "labels": ids.copy()}
     windows = Windows(start=np.array([0, 2, 5]), length=np.array([3, 2, 1]), context=np.array([0, 1, 0]))
-    rows = expand_rows(
-        tokens, {"input_ids": 0, "labels": -100}, windows, np.array([1, 0, 1]), np.array([0, 0, 3]), 2, capacity=4
-    )
+    layout = lay_out(windows, np.array([1, 0, 1]), np.array([0, 0, 3]), 2, capacity=4)
+    unit = UnitRows(tokens, layout, {"input_ids": 0, "labels": -100}, Counter())
+    batch = unit.new_batch(2)
+    for row in range(2):
+        unit.write(row, batch, row)
+    rows = as_rows(batch)
     assert rows["input_ids"].tolist() == [
         [18, 19, 20, 21, 22, 23, 24, 25, 0, 0, 0, 0, 0, 0, 0, 0],
         [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 30, 31, 32, 33],

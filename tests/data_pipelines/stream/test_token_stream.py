@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from .folders import FakeTokenizer, make_users, stamps_supervised, write_folder
 
 NUM_ACTIONS = 180  # in the fixture's folder
 MIXED = {"schedule": "linear", "initial_share": 0.1, "final_share": 0.9, "ramp_end_tokens": 4 * 32 * 30}
+WAYS = {"name": "ways", "behaviour": "functional", "actions": ["navigate"]}
 Batch = dict[str, np.ndarray]
 
 
@@ -84,7 +84,7 @@ def test_every_action_is_supervised_once_per_epoch(
     by_epoch: dict[int, list[int]] = {0: [], 1: []}
     while True:
         batch = next(stream)
-        epochs = [lane[view][0] for lane in stream.state_dict()["lanes"].values()]
+        epochs = [lane[f"0/{view}"][0] for lane in stream.state_dict()["lanes"].values()]
         if min(epochs) > 1:
             break
         for row, epoch in enumerate(epochs):
@@ -99,30 +99,6 @@ def test_global_batch_does_not_depend_on_world_size_or_workers(folder: Path, wor
     streams = [open_stream(folder, rank=r, world_size=world_size, num_workers=num_workers) for r in range(world_size)]
     assert_same(global_batches(streams, 25), take(open_stream(folder), 25))
     assert streams[0].multi_mode_share == streams[1].multi_mode_share
-
-
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    step=st.integers(0, 30),
-    before=st.sampled_from([1, 2, 4]),
-    after=st.sampled_from([1, 2, 4]),
-    num_workers=st.sampled_from([0, 2]),
-)
-def test_resume_is_exact_at_any_step_and_world_size(
-    folder: Path, step: int, before: int, after: int, num_workers: int
-) -> None:
-    settings = {"num_workers": num_workers, "blind_share": 0.3}
-    expected = take(open_stream(folder, blind_share=0.3), step + 8)[step:]
-    old = [open_stream(folder, rank=rank, world_size=before, **settings) for rank in range(before)]
-    for stream in old:
-        take(stream, step)
-    states = json.loads(json.dumps([stream.state_dict() for stream in old]))
-    new = [open_stream(folder, rank=rank, world_size=after, **settings) for rank in range(after)]
-    for stream in new:
-        take(stream, 3)
-        stream.load_state_dict(states if before > 1 else states[0])
-        assert stream.tokens_seen == step * 4 * 32
-    assert_same(global_batches(new, 8), expected)
 
 
 def test_saving_the_state_says_what_was_yielded_only(folder: Path) -> None:
@@ -141,7 +117,7 @@ def test_epochs_and_seeds_have_other_orders(folder: Path) -> None:
         epochs: list[list[int]] = [[], []]
         while True:
             batch = next(stream)
-            epoch = stream.state_dict()["lanes"]["0"]["multi"][0]
+            epoch = stream.state_dict()["lanes"]["0"]["0/multi"][0]
             if epoch > 1:
                 return epochs
             epochs[epoch] += stamps_supervised(batch)
@@ -206,7 +182,7 @@ def test_more_lanes_than_units_empty_shards_and_one_huge_user(tmp_path: Path) ->
 def test_cleaning_in_the_stream(tmp_path: Path) -> None:
     users = make_users([10, 2, 10, 10], poi_row=lambda t: np.where(t < 12, 1, np.where(t == 13, -1, t % 97)))
     path = write_folder(tmp_path / "data", [users])
-    cleaning = {"min_actions": 3, "min_distinct_ratio": 0.5, "functional_actions": ["navigate"]}
+    cleaning = {"min_actions": 3, "min_distinct_ratio": 0.5, "rules": [WAYS]}
     stream = open_stream(path, num_lanes=2, cleaning=cleaning, curriculum=None)
     supervised = [stamp for batch in stream.rows_once() for stamp in stamps_supervised(batch)]
     assert sorted(supervised) == [t for t in range(12, 32) if t % 2 == 0]
@@ -215,17 +191,16 @@ def test_cleaning_in_the_stream(tmp_path: Path) -> None:
     next(stream)  # enters both units
     counts = stream.stats()
     assert counts["sequences_too_short"] == counts["sequences_low_distinct_ratio"] == 1
-    assert counts["actions_functional_action_type"] == 10
+    assert counts["actions_rule_ways"] == counts["actions_functional"] == 10
 
 
-def test_functional_categories_and_names_that_do_not_exist(folder: Path) -> None:
-    stream = open_stream(folder, cleaning={"functional_categories": ["office"]}, curriculum=None)
+def test_rules_by_category_and_names_that_do_not_exist(folder: Path) -> None:
+    rule = {"name": "work", "behaviour": "functional", "categories": ["office"]}
+    stream = open_stream(folder, cleaning={"rules": [rule]}, curriculum=None)
     supervised = {stamp for batch in stream.rows_once() for stamp in stamps_supervised(batch)}
     assert supervised == {t for t in range(NUM_ACTIONS) if t % 97 % 3 != 1}
-    with pytest.raises(ValueError, match=r"functional_categories names 'offce'.*did you mean 'office'"):
-        open_stream(folder, cleaning={"functional_categories": ["offce"]})
-    with pytest.raises(ValueError, match=r"functional_actions names 'navigat'.*did you mean 'navigate'"):
-        open_stream(folder, cleaning={"functional_actions": ["navigat"]})
+    with pytest.raises(ValueError, match=r"\(work\): categories names 'offce'.*did you mean 'office'"):
+        open_stream(folder, cleaning={"rules": [{**rule, "categories": ["offce"]}]})
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -233,7 +208,7 @@ def test_everything_filtered_is_a_clear_error(folder: Path, num_workers: int) ->
     for curriculum in (None, {"final_share": 0.0}):
         stream = open_stream(folder, cleaning={"min_actions": 41}, num_workers=num_workers, curriculum=curriculum)
         with pytest.raises(
-            ValueError, match=r"not one row is left .*sequences_too_short 20.*relax cleaning.min_actions"
+            ValueError, match=r"not one row is left .*sequences_too_short 20.*relax the settings of cleaning"
         ):
             next(stream)
         with pytest.raises(ValueError, match="not one row is left"):

@@ -78,7 +78,7 @@ def test_changed_files_and_missing_columns_are_named(tmp_path: Path) -> None:
     path = folder / "train" / "part-00000.parquet"
     table = pq.read_table(path)
     pq.write_table(table, path)
-    with pytest.raises(ValueError, match="has 1 row groups, its manifest says 3"):
+    with pytest.raises(ValueError, match="has 1 row groups of 3 users, its manifest says 3 of 3"):
         Units(PreparedFolder(folder), "train").read(0)
     pq.write_table(table.drop_columns("timestamp"), path)
     with pytest.raises(ValueError, match="lacks the column 'timestamp'"):

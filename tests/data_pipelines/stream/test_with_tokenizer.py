@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines import TokenStream
+from data_pipelines.stream.modes import segment_modes
+from data_pipelines.stream.rows import as_rows
+from data_pipelines.stream.sequences import Sequences
 from spacetime_gr import POIIndex, SpacetimeGRTokenizer
-from spacetime_gr.vocabulary import HOURS
 
 from .folders import User, write_folder
 
@@ -108,6 +110,12 @@ def encoded(tokenizer: SpacetimeGRTokenizer, user: User) -> dict[str, np.ndarray
     return {name: values[0] for name, values in batch.items() if name != "attention_mask"}
 
 
+def whole_modes(tokenizer: SpacetimeGRTokenizer, user: User) -> np.ndarray:
+    columns = {name: values for name, values in user.items() if name != "user_hash"}
+    length = len(user["poi_row"])
+    return segment_modes(Sequences(columns, np.array([0, length]), np.zeros(1, int)), tokenizer.index)
+
+
 @settings(max_examples=25, deadline=None)
 @given(users=corpora(), lanes=st.integers(1, 3), group=st.integers(1, 4))
 def test_rows_are_what_the_tokenizer_says(
@@ -118,8 +126,7 @@ def test_rows_are_what_the_tokenizer_says(
     for user in users:
         fields = encoded(tokenizer, user)
         expected["multi"].update(windows(fields))
-        context = fields["input_ids"][::4] - tokenizer.vocabulary.context_start
-        cuts = 4 * (np.flatnonzero(np.diff(context // HOURS)) + 1)
+        cuts = 4 * (np.flatnonzero(np.diff(whole_modes(tokenizer, user))) + 1)
         runs = {name: np.split(values, cuts) for name, values in fields.items()}
         for number in range(len(cuts) + 1):
             expected["single"].update(windows({name: parts[number] for name, parts in runs.items()}))
@@ -140,8 +147,14 @@ def test_rows_are_what_the_tokenizer_says(
         single = TokenStream(
             Path(folder) / "data", tokenizer, num_lanes=1, row_length=4 * ROW_ACTIONS, curriculum={"final_share": 0.0}
         )
-        rows = [single._maker.make("single", 0, unit) for unit in range(single._order.num_units)]
-        found = Counter(one for made in rows if made.num_rows for one in packed_sequences(made.fields))
+        maker = single.makers[0]
+        found = Counter()
+        for unit in range(len(maker.units)):
+            made = maker.make("single", 0, unit)
+            batch = made.new_batch(made.num_rows)
+            for row in range(made.num_rows):
+                made.write(row, batch, row)
+            found.update(packed_sequences(as_rows(batch)))
         assert found == expected["single"]
         assert set(packed_sequences(next(single))) <= set(expected["single"])
 

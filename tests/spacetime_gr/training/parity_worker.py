@@ -10,10 +10,11 @@ import torch
 
 from data_pipelines import TokenStream
 from spacetime_gr.training.config import PretrainConfig
+from spacetime_gr.training.data import load_tokenizer
 from spacetime_gr.training.distributed import World, gather_json, start_processes, stop_processes
 from spacetime_gr.training.engine import build_engine, parameter_groups
 from spacetime_gr.training.exporting import gathered_state
-from spacetime_gr.training.model import build_model, load_tokenizer
+from spacetime_gr.training.model import build_model
 from spacetime_gr.training.schedule import learning_rate
 from spacetime_gr.training.trainer import Trainer
 

@@ -97,8 +97,11 @@ def test_repository_files_are_found_from_anywhere(file: Path) -> None:
         ("deepspeed.config=nowhere.json", "no file 'nowhere.json'; looked for"),
         ("train=5", "section train: expected `key: value` lines"),
         ("train.lr=[1", "override 'train.lr=[1': the value is not YAML"),
-        ("data.cleaning={anchors: 3}", "unknown setting data.cleaning.anchors (did you mean 'num_anchors'?)"),
-        ("data.cleaning={num_anchors: many}", "a setting of data.cleaning has a wrong type"),
+        ("data.cleaning={anchors: 3}", "unknown setting data.cleaning.anchors"),
+        ("data.path=[{path: a, wait: 2}]", "unknown setting data.path[0].wait (did you mean 'weight'?)"),
+        ("data.path=[]", "data.path is an empty list"),
+        ("data.cleaning={rules: nowhere.yaml}", "no file 'nowhere.yaml'; looked for"),
+        ("data.cleaning={min_actions: many}", "a setting of data.cleaning has a wrong type"),
         ("data.curriculum={schedule: steep}", "curriculum.schedule must be one of"),
     ],
 )
