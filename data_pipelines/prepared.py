@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 SPLITS = ("train", "validation", "test")
 # What readers need of the manifest, and the type of each.
-_MANIFEST_KEYS = {"protocol": str, "actions": list, "modes": list, "users_per_row_group": int, "files": list}
-_FILE_KEYS = {"split": str, "path": str, "rows": int, "row_groups": int}
+_MANIFEST_KEYS = {"protocol": str, "actions": list, "modes": list, "files": list}
+_FILE_KEYS = {"split": str, "path": str, "rows": int, "row_groups": list}
 
 
 class PreparedFolder:
@@ -115,11 +115,10 @@ class PreparedFolder:
 
         Taken from the manifest, so it opens no file.
         """
-        size = int(self.manifest["users_per_row_group"])
         return [
-            (self.path / entry["path"], group, min(size, entry["rows"] - group * size))
+            (self.path / entry["path"], group, users)
             for entry in self._entries(split)
-            for group in range(entry["row_groups"])
+            for group, users in enumerate(entry["row_groups"])
         ]
 
     @cached_property
