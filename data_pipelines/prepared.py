@@ -144,7 +144,11 @@ class PreparedFolder:
         if not files:
             wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
             return wanted.empty_table()
-        return pa.concat_tables([_read(pq.read_table, file, columns=columns) for file in files])
+        return pa.concat_tables([self.read_file(file, columns) for file in files])
+
+    def read_file(self, file: Path, columns: list[str] | None = None) -> pa.Table:
+        """One of `files(...)` in memory, one row per user. Raises ValueError if it is damaged."""
+        return _read(pq.read_table, file, columns=columns)
 
 
 def _require_keys(entry: Any, keys: Mapping[str, type], where: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 COLUMN_TYPES = {
@@ -42,8 +43,7 @@ def write_shard(
         actions_per_row_group: bound of a row group, or one user who alone has more.
 
     Returns:
-        For the manifest: rows (users), row_groups (users of each), actions, fingerprint (of the rows, whatever their
-        encoding and compression).
+        For the manifest: rows (users), row_groups (users of each), actions, fingerprint (see `rows_fingerprint`).
     """
     events = pa.concat_tables([pq.read_table(part, partitioning=None) for part in sorted(bucket.glob("*.parquet"))])
     users = events["user_hash"].to_numpy()
@@ -52,13 +52,9 @@ def write_shard(
     starts = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]]))
     offsets = np.append(starts, len(users))
     schema = shard_schema(events.column_names)
-    digest = hashlib.sha256(offsets.astype("<i8").tobytes())
-    hashes = users[starts]
-    digest.update(hashes.astype("<i8").tobytes())
-    columns: list[pa.Array] = [pa.array(hashes)]
+    columns: list[pa.Array] = [pa.array(users[starts])]
     for name in schema.names[1:]:
         values = events[name].cast(COLUMN_TYPES[name]).to_numpy()[order]
-        digest.update(values.tobytes())
         lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
         columns.append(lists.cast(schema.field(name).type))
     del events
@@ -76,8 +72,21 @@ def write_shard(
         "rows": table.num_rows,
         "row_groups": groups,
         "actions": int(offsets[-1]),
-        "fingerprint": digest.hexdigest()[:16],
+        "fingerprint": rows_fingerprint(table),
     }
+
+
+def rows_fingerprint(table: pa.Table) -> str:
+    """Sixteen hexadecimal digits of the rows of a shard, whatever their encoding, compression and row groups."""
+    digest = hashlib.sha256(",".join(table.column_names).encode())
+    for column in table.columns:
+        if pa.types.is_list(column.type):
+            for lengths in pc.list_value_length(column).chunks:
+                digest.update(lengths.to_numpy())
+            column = pc.list_flatten(column)
+        for values in column.chunks:
+            digest.update(values.to_numpy())
+    return digest.hexdigest()[:16]
 
 
 def row_group_sizes(offsets: np.ndarray, most_users: int, most_actions: int) -> list[int]:

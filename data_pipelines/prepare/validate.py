@@ -43,6 +43,7 @@ def identifier(column: ir.Column) -> ir.StringValue:
         whole = ~column.isnan() & (column == column.floor()) & (column.abs() < 2**53)
         text = ibis.ifelse(whole, column.try_cast("int64").cast("string"), column.cast("string"))
         return ibis.ifelse(column.isnan(), ibis.null("string"), text)
+    _require(column, "text or numbers", ir.StringValue, ir.NumericValue, ir.UUIDValue)
     return column.cast("string").strip().nullif("")
 
 
@@ -50,7 +51,16 @@ def number(column: ir.Column) -> ir.FloatingValue:
     """A number of any type as float64; null if it is empty or no number."""
     if isinstance(column, ir.StringValue):
         return column.strip().nullif("").try_cast("float64")
+    _require(column, "text or numbers", ir.NumericValue)
     return column.cast("float64")
+
+
+def _require(column: ir.Column, expected: str, *kinds: type[ir.Column]) -> None:
+    """Raises ValueError if a column is of none of these kinds."""
+    if not isinstance(column, kinds) and not column.type().is_null():
+        raise ValueError(
+            f"the column {column.get_name()} has type {column.type()}: expected {expected}; write the table with another"
+        )
 
 
 def _given(column: ir.Column) -> ir.BooleanValue:

@@ -1,8 +1,8 @@
 """Generic tables of events and POIs: CSV, TSV, JSON lines or Parquet, text also as .gz.
 
 Either one file of events whose rows carry the coordinates of their POI, or a folder with `events.*` (or `checkins.*`;
-several files, or a folder of that name with whatever folders lie in it, are read in order of name) and optionally `pois.*`. `simulated` is the folder
-that `spacetime-gr simulate` writes: the same tables, and a `truth.json` that states the split.
+several files in a folder of that name, nested or not, are read in order of name) and optionally `pois.*`. `simulated`
+is the folder that `spacetime-gr simulate` writes: the same tables, and a `truth.json` that states the split.
 """
 
 import json

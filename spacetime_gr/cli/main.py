@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from spacetime_gr.cli.check_leaks import check_leaks
 from spacetime_gr.cli.evaluate import evaluate
 from spacetime_gr.cli.export import export
 from spacetime_gr.cli.index_plan import index_plan
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-for command in (simulate, prepare, index_plan, index_report, evaluate, recommend, export):
+for command in (simulate, prepare, check_leaks, index_plan, index_report, evaluate, recommend, export):
     app.command()(command)
 
 
