@@ -1,12 +1,13 @@
 """Prepare at the size of a warehouse, beside DuckDB's own sort of the same table by user and time.
 
 python benchmarks/prepare_scale.py --num-events 100000000 --num-users 1000000 --out FOLDER --memory-limit 5GB
-python benchmarks/prepare_scale.py --num-events 1000000 --num-users 10000 --out FOLDER --engines duckdb spark
+python benchmarks/prepare_scale.py --num-events 1000000 --num-users 10000 --engines duckdb spark --out FOLDER
 
-Events are written as Parquet once: users uniform, POIs Zipf, times uniform over a year, rows in random order, one row in
-a thousand with a latitude that does not exist. Then each job runs in a process of its own; memory is the largest sum of
-the resident sets of that process and its children, sampled every 50 ms. `sort` is `COPY (SELECT * FROM the files ORDER BY
-user_id, timestamp) TO one file` with the same memory limit; it neither checks, hashes, counts, numbers nor groups.
+Events are written as Parquet once: users uniform, POIs Zipf, times uniform over a year, rows in random order, one row
+in a thousand with a latitude that does not exist. Then each job runs in a process of its own; memory is the largest sum
+of the resident sets of that process and its children, sampled every 50 ms. `sort` is `COPY (SELECT * FROM the files
+ORDER BY user_id, timestamp) TO one file` with the same memory limit; it neither checks, hashes, counts, numbers nor
+groups.
 
 Checks beside the timings: every planted bad row is set aside and no other; all events and users are there; users are in
 the order of their hash over all shards and times in order in each; shards and row groups keep their bounds; the leak
@@ -14,6 +15,7 @@ checker passes; all engines give the same content fingerprint.
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
@@ -95,7 +97,7 @@ def prepare(source: Path, out: Path, engine: str, memory_limit: str, times: Path
     prepare_folder(source, "tables", out, options, key="benchmark", engine=engine, overwrite=True, **steps)
     began.append((time.perf_counter(), "end"))
     seconds: dict[str, float] = {}
-    for (start, step), (end, _) in zip(began, began[1:], strict=False):
+    for (start, step), (end, _) in itertools.pairwise(began):
         name = "writing shards" if step.startswith("writing shard") else step
         seconds[name] = seconds.get(name, 0.0) + end - start
     times.write_text(json.dumps(seconds))

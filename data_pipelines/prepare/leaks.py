@@ -1,5 +1,6 @@
 """Checks that a prepared folder keeps its parts apart: nothing of a later part reaches training, nobody is in twice."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -127,7 +128,7 @@ def _time_order(folder: PreparedFolder, parts: dict[str, _Part]) -> Check:
         reason = "the source's own split" if rule == "source" else "parts of leave-last-out overlap in time by nature"
         return Check(name, "does not apply", reason)
     filled = [(split, part) for split, part in parts.items() if part.first is not None]
-    for (earlier, before), (later, after) in zip(filled, filled[1:], strict=False):
+    for (earlier, before), (later, after) in itertools.pairwise(filled):
         assert before.last is not None
         assert after.first is not None
         if before.last >= after.first:

@@ -33,7 +33,7 @@ def unix_seconds(column: ir.Column) -> ir.IntegerValue:
         return _from_number(column.cast("float64"))
     if not isinstance(column, ir.StringValue):
         raise ValueError(
-            f"the column timestamp has type {column.type()}: expected text, numbers or timestamps; write it as one of them"
+            f"the column timestamp has type {column.type()}: expected text, numbers or timestamps; write it as one"
         )
     text = column.strip()
     number = ibis.ifelse(text.re_search(_NUMBER), text.try_cast("float64"), ibis.null("float64"))

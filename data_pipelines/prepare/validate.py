@@ -59,7 +59,7 @@ def _require(column: ir.Column, expected: str, *kinds: type[ir.Column]) -> None:
     """Raises ValueError if a column is of none of these kinds."""
     if not isinstance(column, kinds) and not column.type().is_null():
         raise ValueError(
-            f"the column {column.get_name()} has type {column.type()}: expected {expected}; write the table with another"
+            f"the column {column.get_name()} has type {column.type()}: expected {expected}; write it as one of them"
         )
 
 

@@ -74,8 +74,8 @@ def test_killed_and_resumed(
     (unfinished / "train" / "part-00009.unfinished").write_bytes(b"PAR1")
     with (unfinished / "work" / "journal.jsonl").open("a") as journal:
         journal.write('{"shard": {"path": "train/pa')
+    other = PrepareOptions(actions_per_file=70, users_per_row_group=2)
     with pytest.raises(ValueError, match="interrupted run had other input or settings"):
-        other = PrepareOptions(actions_per_file=70, users_per_row_group=2)
         prepare_folder(source, "tables", out, other, key=KEY, finish=finish, resume=True)
     steps: list[str] = []
     prepare_folder(source, "tables", out, OPTIONS, key=KEY, finish=finish, resume=True, progress=steps.append)
