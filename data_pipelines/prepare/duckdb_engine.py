@@ -1,5 +1,6 @@
 """DuckDB inside this process, spilling to disk: the default engine."""
 
+import glob
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,13 +55,16 @@ class DuckDBEngine(Engine):
         """Parquet files of one schema, see `Engine`."""
         with _user_errors():
             table = self.connection.read_parquet(
-                [str(file) for file in files], filename="source_path", file_row_number=True, hive_partitioning=False
+                [glob.escape(str(file)) for file in files],
+                filename="source_path",
+                file_row_number=True,
+                hive_partitioning=False,
             )
         return table.mutate(source_row=table.file_row_number + 1).drop("file_row_number")
 
     def open_folder(self, folder: Path) -> ir.Table:
         """A table that `write_parquet` wrote."""
-        return self.connection.read_parquet(str(folder / "*.parquet"))
+        return self.connection.read_parquet(f"{glob.escape(str(folder))}/*.parquet")
 
     def write_parquet(self, expression: ir.Table, folder: Path, partition_by: str | None = None) -> None:
         """Write the rows of an expression, see `Engine`."""

@@ -19,6 +19,8 @@ _SESSION = {
     "spark.sql.session.timeZone": "UTC",
     # A value that cannot be cast is judged by our own rules, as on DuckDB, and must not end the job.
     "spark.sql.ansi.enabled": "false",
+    # Spark has no timestamps of nanoseconds; as numbers, our own rules for times take them.
+    "spark.sql.legacy.parquet.nanosAsLong": "true",
 }
 _LOCAL = {
     "spark.master": "local[*]",
