@@ -92,5 +92,17 @@ def _user_errors() -> Iterator[None]:
         raise
     except duckdb.OutOfMemoryException as error:
         raise ValueError(f"the engine ran out of memory: {error}; raise --memory-limit or free memory") from error
-    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
-        raise ValueError(f"the engine could not read the source or its settings: {error}") from error
+    except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OperationalError) as error:
+        raise _unreadable(error) from error
+    except duckdb.Error as error:
+        # A damaged page of a Parquet file has no class of its own; those that have are faults of ours.
+        if type(error) is not duckdb.Error:
+            raise
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: duckdb.Error) -> ValueError:
+    said = " ".join(str(error).split())
+    return ValueError(
+        f"the engine could not read the source or its settings: {said}; write or copy damaged files again"
+    )

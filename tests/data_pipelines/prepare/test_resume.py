@@ -70,8 +70,9 @@ def test_killed_and_resumed(
         len(shards) if num_shards is None else num_shards
     )
     # Half a shard and half a line, as a kill in the middle of a write leaves them.
-    (unfinished / "train").mkdir(exist_ok=True)
-    (unfinished / "train" / "part-00009.unfinished").write_bytes(b"PAR1")
+    if num_shards is not None:
+        (unfinished / "train").mkdir(exist_ok=True)
+        (unfinished / "train" / f"part-{num_shards:05d}.unfinished").write_bytes(b"PAR1")
     with (unfinished / "work" / "journal.jsonl").open("a") as journal:
         journal.write('{"shard": {"path": "train/pa')
     other = PrepareOptions(actions_per_file=70, users_per_row_group=2)
