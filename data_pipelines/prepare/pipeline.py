@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.prepare import catalogue, embeddings, split
 from data_pipelines.prepare.engine import Engine
+from data_pipelines.prepare.engine_differences import given
 from data_pipelines.prepare.options import PrepareOptions
 from data_pipelines.prepare.plan import hash_range, plan_shards, range_counts
 from data_pipelines.prepare.validate import checked_events, checked_pois, typed_events
@@ -188,7 +189,7 @@ def _without_empty(typed: ir.Table, engine: Engine) -> ir.Table:
     optional = [name for name in ("user_latitude", "user_longitude", "mode", "trajectory") if name in typed.columns]
     if not optional:
         return typed
-    filled = engine.row(typed.agg(**{name: typed[name].notnull().any() for name in optional}))
+    filled = engine.row(typed.agg(**{name: given(typed[name]).any() for name in optional}))
     empty = {name for name in optional if not filled[name]}
     if empty & {"user_latitude", "user_longitude"}:
         empty |= {"user_latitude", "user_longitude"} & set(optional)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import ibis
 import ibis.expr.types as ir
 
+from data_pipelines.prepare.engine_differences import given
 from data_pipelines.prepare.times import unix_seconds
 from data_pipelines.prepare.users import hash_expression
 from data_pipelines.sources.base import DEFAULT_ACTION
@@ -66,13 +67,13 @@ def _require(column: ir.Column, expected: str, *kinds: type[ir.Column]) -> None:
 def _given(column: ir.Column) -> ir.BooleanValue:
     if isinstance(column, ir.StringValue):
         return column.strip().nullif("").notnull()
-    return column.notnull()
+    return given(column)
 
 
 def _degrees(latitude: ir.Column, longitude: ir.Column) -> dict[str, ir.Value]:
     """Columns latitude, longitude (degrees as stated) and unparsable."""
     values = {"latitude": number(latitude), "longitude": number(longitude)}
-    unparsable = (_given(latitude) & values["latitude"].isnull()) | (_given(longitude) & values["longitude"].isnull())
+    unparsable = (_given(latitude) & ~given(values["latitude"])) | (_given(longitude) & ~given(values["longitude"]))
     return {**values, "unparsable": unparsable}
 
 
@@ -92,7 +93,7 @@ def _with_places(typed: ir.Table) -> ir.Table:
     )
     none = ibis.cases(
         (bad.notnull(), bad),
-        (latitude.isnull() | longitude.isnull(), "missing coordinates"),
+        (~given(latitude) | ~given(longitude), "missing coordinates"),
         (nan, "coordinates not a number"),
         ((latitude == 0) & (longitude == 0), "coordinates 0,0"),
         else_=ibis.null("string"),
@@ -159,7 +160,7 @@ def checked_events(typed: ir.Table, latest: int, keep_duplicates: bool) -> ir.Ta
     usable = ibis.coalesce(offset.between(_MIN_OFFSET, _MAX_OFFSET) & (offset == offset.floor()), False)
     columns: dict[str, ir.Value] = {
         "tz_offset_minutes": ibis.ifelse(usable, offset, 0.0).cast("int16"),
-        "bad_offset": offset.notnull() & ~usable,
+        "bad_offset": given(offset) & ~usable,
     }
     if "user_latitude" in typed.columns:
         latitude, longitude = typed.user_latitude, typed.user_longitude

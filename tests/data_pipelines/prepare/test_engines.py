@@ -11,6 +11,7 @@ import pytest
 from data_pipelines.prepare import PrepareOptions, prepare_folder, split
 from data_pipelines.prepare.engine import Engine
 from data_pipelines.prepare.engine_choice import check_engine, open_engine
+from data_pipelines.prepare.engine_differences import given
 from data_pipelines.prepare.java import require_java
 from data_pipelines.prepare.times import unix_seconds
 from data_pipelines.prepare.users import hash_expression, hash_user_ids
@@ -57,6 +58,13 @@ def test_functions_mean_the_same(spark: Engine) -> None:
     hashes = {row["user"]: row["hashed"] for row in found if row["user"] is not None}
     assert hashes == dict(zip(ids, hash_user_ids(ids, "key").tolist(), strict=True))
     assert {row["time"]: row["seconds"] for row in found if row["time"] is not None} == TEXTS
+
+
+@pytest.mark.spark
+def test_nan_is_given_and_null_is_not(spark: Engine) -> None:
+    numbers = spark.small_table(pa.table({"x": [0.0, 1.5, float("nan"), None]}), "numbers")
+    found = spark.table(numbers.select("x", given=given(numbers.x))).to_pylist()
+    assert [row["given"] for row in found] == [True, True, True, False]
 
 
 @pytest.mark.spark
