@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 SPLITTING = "Split and selection"
 TOKENIZER = "Tokenizer"
 RUNNING = "Running"
-_DISK_BYTES_PER_ACTION = 12
-_MEMORY_BYTES_PER_ACTION = 130
+_DISK_BYTES_PER_ACTION = 10
+_MEMORY_BYTES_PER_ACTION = 100
 
 
 class SourceFormat(StrEnum):
