@@ -54,6 +54,7 @@ class Reader:
             origin: names them.
             columns: of a file, new name -> name in the file.
         """
+        signature: tuple[tuple[str, ...], ...]
         alike: dict[tuple[str, tuple[tuple[str, ...], ...]], list[Path]] = {}
         wanted: dict[Path, Mapping[str, str]] = {file: columns(file) for file in files}
         for file, names in wanted.items():

@@ -247,7 +247,12 @@ def prepare(
         def progress(step: str) -> None:
             bar.update(task, description=step)
 
-        running = {"key": key, "engine": engine.value, "engine_options": engine_options, "progress": progress}
+        running: dict[str, Any] = {
+            "key": key,
+            "engine": engine.value,
+            "engine_options": engine_options,
+            "progress": progress,
+        }
         if dry_run:
             content = plan_folder(source, format.value, options, **running)
         else:
