@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 SPLITS = ("train", "validation", "test")
 # What readers need of the manifest, and the type of each.
-_MANIFEST_KEYS = {"protocol": str, "actions": list, "modes": list, "users_per_row_group": int, "files": list}
-_FILE_KEYS = {"split": str, "path": str, "rows": int, "row_groups": int}
+_MANIFEST_KEYS = {"protocol": str, "actions": list, "modes": list, "files": list}
+_FILE_KEYS = {"split": str, "path": str, "rows": int, "row_groups": list}
 
 
 class PreparedFolder:
@@ -115,11 +115,10 @@ class PreparedFolder:
 
         Taken from the manifest, so it opens no file.
         """
-        size = int(self.manifest["users_per_row_group"])
         return [
-            (self.path / entry["path"], group, min(size, entry["rows"] - group * size))
+            (self.path / entry["path"], group, users)
             for entry in self._entries(split)
-            for group in range(entry["row_groups"])
+            for group, users in enumerate(entry["row_groups"])
         ]
 
     @cached_property
@@ -145,7 +144,11 @@ class PreparedFolder:
         if not files:
             wanted = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
             return wanted.empty_table()
-        return pa.concat_tables([_read(pq.read_table, file, columns=columns) for file in files])
+        return pa.concat_tables([self.read_file(file, columns) for file in files])
+
+    def read_file(self, file: Path, columns: list[str] | None = None) -> pa.Table:
+        """One of `files(...)` in memory, one row per user. Raises ValueError if it is damaged."""
+        return _read(pq.read_table, file, columns=columns)
 
 
 def _require_keys(entry: Any, keys: Mapping[str, type], where: str) -> None:

@@ -96,3 +96,9 @@ def numbered_trajectories(events: ir.Table) -> ir.Table:
     """Trajectories: name, row int32, in the order of their names."""
     names = events.filter(events.trajectory.notnull()).select(name="trajectory").distinct()
     return names.mutate(row=ibis.row_number().over(order_by=names["name"]).cast("int32"))
+
+
+def numbered_files(events: ir.Table) -> ir.Table:
+    """Source files: name, row int32, in the order of their names."""
+    names = events.select(name="source_file").distinct()
+    return names.mutate(row=ibis.row_number().over(order_by=names["name"]).cast("int32"))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,15 @@ def file_fingerprint(file: Path) -> str:
 
 def input_fingerprints(origin: Origin) -> dict[str, str]:
     """Fingerprint of every input file by its name."""
-    return {origin.name(file): file_fingerprint(file) for file in (*origin.events, *origin.pois, *origin.extra)}
+    return {origin.name(file): file_fingerprint(file) for file in origin.files}
 
 
 def settings_fingerprint(settings: Mapping[str, Any]) -> str:
     """Sixteen hexadecimal digits that change with a setting."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def content_fingerprint(files: Sequence[dict[str, Any]]) -> str:
+    """Sixteen hexadecimal digits of the rows of all shards, by the entries of the manifest."""
+    lines = "\n".join(f"{entry['path']} {entry['fingerprint']}" for entry in files)
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]

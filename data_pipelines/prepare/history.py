@@ -8,10 +8,11 @@ import ibis
 import numpy as np
 import pyarrow.compute as pc
 
-from data_pipelines.prepare.engine import Engine
+from data_pipelines.prepare.duckdb_engine import DuckDBEngine
 from data_pipelines.prepare.times import unix_seconds
 from data_pipelines.prepare.validate import REASONS, checked_events, typed_events
 from data_pipelines.sources import tables
+from data_pipelines.sources.base import Origin
 from data_pipelines.sources.reading import Reader
 
 _REQUIRED = ("poi_id", "timestamp")
@@ -38,12 +39,13 @@ def read_history(file: Path) -> dict[str, np.ndarray]:
     names = {name: (name,) for name in (*_REQUIRED, *_OPTIONAL)}
     columns = tables.columns_of(file, names, _REQUIRED)
     with tempfile.TemporaryDirectory(prefix="spacetime-gr-") as work:
-        engine = Engine(Path(work))
+        engine = DuckDBEngine(Path(work))
         try:
             staging = Path(work) / "text"
             staging.mkdir()
-            reader = Reader(engine.connection, staging, progress=lambda step: None)
-            raw = reader.table(file, file.name, columns).mutate(user_id=ibis.literal("one"))
+            reader = Reader(engine, staging, progress=lambda step: None)
+            origin = Origin(root=file.parent, events=(file,))
+            raw = reader.table([file], origin, lambda _: columns).mutate(user_id=ibis.literal("one"))
             typed = engine.materialise(typed_events(raw, key=""), "typed_events")
             events = checked_events(typed, _NEVER, keep_duplicates=True).order_by("timestamp", "source_row")
             checked = engine.table(events)

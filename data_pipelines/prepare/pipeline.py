@@ -1,4 +1,4 @@
-"""From the raw tables of a source to the content of a prepared folder."""
+"""From the raw tables of a source to checked, numbered events in one partition per planned shard."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.prepare import catalogue, split
+from data_pipelines.prepare import catalogue, embeddings, split
 from data_pipelines.prepare.engine import Engine
+from data_pipelines.prepare.engine_differences import given
 from data_pipelines.prepare.options import PrepareOptions
-from data_pipelines.prepare.shards import write_split
+from data_pipelines.prepare.plan import hash_range, plan_shards, range_counts
 from data_pipelines.prepare.validate import checked_events, checked_pois, typed_events
 from data_pipelines.prepared import SPLITS
 from data_pipelines.sources.base import RawSource
@@ -32,9 +33,15 @@ _POI_SCHEMA = pa.schema(
     ]
 )
 _EVENT_COLUMNS = (
-    *("source_file", "source_row", "user_hash", "part", "timestamp", "tz_offset_minutes"),
+    *("user_hash", "part", "timestamp", "tz_offset_minutes"),
     *("user_latitude", "user_longitude", "mode"),
 )
+_REJECTED_SCHEMA = pa.schema(
+    [("source_file", pa.string()), ("source_row", pa.int64()), ("reason", pa.string()), ("user_hash", pa.int64())]
+)
+_REJECTED_COLUMNS = _REJECTED_SCHEMA.names
+# Above any row number of a file.
+_ROWS_PER_FILE = 2**40
 
 
 @dataclass(frozen=True)
@@ -48,20 +55,27 @@ class _Checked:
 
 
 def write_content(
-    source: RawSource, folder: Path, engine: Engine, key: str, options: PrepareOptions, progress: Progress
+    source: RawSource,
+    folder: Path,
+    buckets: Path | None,
+    engine: Engine,
+    key: str,
+    options: PrepareOptions,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Write shards, POI list and quarantined rows of a source into an empty folder.
+    """Write POI list and quarantined rows of a source, and its events in one partition per planned shard.
 
     Args:
         source: the opened source.
-        folder: where to write.
+        folder: the prepared folder in the making.
+        buckets: where the events go, partition `bucket=<number>`; None only counts and plans.
         engine: runs the expressions.
         key: key of the user hash.
         options: settings.
         progress: told each step.
 
     Returns:
-        The part of the manifest that describes the content.
+        The part of the manifest that describes the content, and the planned shards under "shards".
 
     Raises:
         ValueError: if no event is usable, or none trains.
@@ -75,37 +89,58 @@ def write_content(
     placed = engine.materialise(catalogue.placed_pois(train, checked.pois), "placed_pois")
     # A training event whose POI is placed by later events only must not train: its place would come from the future.
     unplaced = engine.materialise(train.anti_join(placed, "poi_id"), "unplaced_events")
+    progress("writing quarantined rows")
+    rejected = _write_rejected(checked, unplaced, source, folder, engine)
+    summary = _summary(checked, good, unplaced, engine)
+    engine.drop("judged_events")
     kept = _frequent(good, placed, engine, options)
+    engine.drop("good_events")
     pois = engine.materialise(
         catalogue.numbered_pois(placed, kept.filter(kept.part == "train"), options.catalogue), "poi_list"
     )
     poi_table = engine.table(pois.order_by("poi_row")).select(_POI_SCHEMA.names).cast(_POI_SCHEMA)
     if not poi_table["train_visits"].to_numpy().any():
+        unusable = ", ".join(f"{num:,} rows: {reason}" for reason, num in rejected.items())
         raise ValueError(
-            f"no event is left to train on ({_reasons(checked, unplaced, source, engine)}); check --format, "
-            "--train-fraction, --min-poi-visits and --min-user-events"
+            f"no event is left to train on ({unusable or 'no row was rejected'}); check --format, --train-fraction, "
+            "--min-poi-visits and --min-user-events"
         )
     pq.write_table(poi_table, folder / "pois.parquet", compression="zstd")
-
-    progress("ordering events")
-    events, actions = _encode(kept, pois, engine)
-    counts = _split_counts(events, engine)
-    size = options.users_per_row_group or _row_group_size(counts["train"]["users"])
-    files: list[dict[str, Any]] = []
-    for name in SPLITS:
-        files += write_split(
-            events, name, folder, counts[name]["actions"], options.actions_per_file, size, engine.table, progress
+    embedding_size = None
+    if source.poi_embeddings is not None:
+        assert checked.pois is not None
+        progress("carrying POI embeddings")
+        rows = (
+            pois.select("poi_id", "poi_row").join(checked.pois, "poi_id").select("poi_row", "source_file", "source_row")
         )
-    progress("writing quarantined rows")
-    rejected = _write_rejected(checked, unplaced, source, folder, engine)
-    summary = _summary(checked, good, unplaced, events, engine)
+        embedding_size = embeddings.carry(
+            source.poi_embeddings, engine.table(rows), poi_table.num_rows, folder / embeddings.FILE_NAME
+        )
+
+    progress("counting events")
+    events, actions = _encode(kept, pois, engine)
+    ranges = engine.table(range_counts(events))
+    counts = _split_counts(ranges)
+    shards, bucket_of = plan_shards(ranges, options.actions_per_file)
+    if buckets is not None:
+        progress("ordering events")
+        # Spark may give a range as 32 or 64 bits; the join must not depend on it.
+        sent = engine.small_table(
+            bucket_of.set_column(1, "hash_range", bucket_of["hash_range"].cast("int64")), "buckets"
+        )
+        ranged = events.mutate(hash_range=hash_range(events.user_hash).cast("int64"))
+        engine.write_parquet(
+            ranged.join(sent, ["part", "hash_range"]).drop("part", "hash_range"), buckets, partition_by="bucket"
+        )
+    num_kept = sum(part["actions"] for part in counts.values())
     return {
         "counts": {
             "rows_read": summary["rows_read"] + len(source.malformed),
             "rows_rejected": sum(rejected.values()),
-            "rows_filtered": summary["good"] - summary["unplaced"] - summary["kept"],
-            "actions": summary["kept"],
-            "users": summary["users"],
+            "rows_filtered": summary["good"] - summary["unplaced"] - num_kept,
+            "actions": num_kept,
+            "users": engine.row(kept.agg(users=kept.user_hash.nunique()))["users"],
+            "most_actions_of_a_user": max(ranges["largest"].to_pylist()),
             "pois": poi_table.num_rows,
             "categories": len(poi_table["category"].drop_null().unique()),
             # Where no event has coordinates, all places come from the POI table and none had to be recovered.
@@ -116,8 +151,9 @@ def write_content(
         "rejected": rejected,
         "split": boundaries,
         "actions": actions,
-        "users_per_row_group": size,
-        "files": files,
+        "poi_embedding_size": embedding_size,
+        "users_per_row_group": options.users_per_row_group or _row_group_size(counts["train"]["users"]),
+        "shards": [shard.as_dict() for shard in shards],
     }
 
 
@@ -153,7 +189,7 @@ def _without_empty(typed: ir.Table, engine: Engine) -> ir.Table:
     optional = [name for name in ("user_latitude", "user_longitude", "mode", "trajectory") if name in typed.columns]
     if not optional:
         return typed
-    filled = engine.row(typed.agg(**{name: typed[name].notnull().any() for name in optional}))
+    filled = engine.row(typed.agg(**{name: given(typed[name]).any() for name in optional}))
     empty = {name for name in optional if not filled[name]}
     if empty & {"user_latitude", "user_longitude"}:
         empty |= {"user_latitude", "user_longitude"} & set(optional)
@@ -164,7 +200,11 @@ def _split(
     good: ir.Table, source: RawSource, engine: Engine, options: PrepareOptions
 ) -> tuple[ir.Table, dict[str, Any]]:
     if "part" in good.columns:
+        if options.split == "leave-last-out":
+            raise ValueError("split is 'leave-last-out', but this format comes with its own split; leave --split out")
         return good, {"rule": "source", "train_end": None, "validation_end": None}
+    if options.split == "leave-last-out":
+        return split.with_last_left_out(good), {"rule": options.split, "train_end": None, "validation_end": None}
     boundaries, rule = source.boundaries, "source times"
     if boundaries is None:
         rule = "global time order"
@@ -194,9 +234,12 @@ def _encode(kept: ir.Table, pois: ir.Table, engine: Engine) -> tuple[ir.Table, l
     """Events with ids in place of names, and the names of the action types."""
     actions = engine.materialise(catalogue.numbered_actions(kept), "action_types")
     names = engine.table(actions.order_by("row"))["name"].to_pylist()
+    files = engine.materialise(catalogue.numbered_files(kept), "event_files")
     joined = kept.left_join(pois.select("poi_id", "poi_row"), "poi_id")
     joined = joined.join(actions.select(action_name="name", action_row="row"), joined.action == actions["name"])
+    joined = joined.join(files.select(file_name="name", file_row="row"), joined.source_file == files["name"])
     columns: dict[str, ir.Value] = {name: joined[name] for name in _EVENT_COLUMNS if name in joined.columns}
+    columns["source_order"] = joined.file_row.cast("int64") * _ROWS_PER_FILE + joined.source_row
     columns["poi_row"] = ibis.coalesce(joined.poi_row, -1).cast("int32")
     columns["action"] = joined.action_row
     if "trajectory" in kept.columns:
@@ -204,20 +247,14 @@ def _encode(kept: ir.Table, pois: ir.Table, engine: Engine) -> tuple[ir.Table, l
         numbered = trajectories.select(trajectory_name="name", trajectory_row="row")
         joined = joined.left_join(numbered, joined.trajectory == numbered.trajectory_name)
         columns["trajectory"] = ibis.coalesce(joined.trajectory_row, -1).cast("int32")
-    return engine.materialise(joined.select(**columns), "encoded_events"), names
+    return joined.select(**columns), names
 
 
-def _split_counts(events: ir.Table, engine: Engine) -> dict[str, dict[str, int]]:
-    table = engine.table(
-        events.group_by("part").agg(
-            actions=events.count(),
-            users=events.user_hash.nunique(),
-            actions_at_unknown_pois=(events.poi_row < 0).sum(),
-        )
-    )
-    found = {row.pop("part"): row for row in table.to_pylist()}
-    nothing = {"actions": 0, "users": 0, "actions_at_unknown_pois": 0}
-    return {name: found.get(name, dict(nothing)) for name in SPLITS}
+def _split_counts(ranges: pa.Table) -> dict[str, dict[str, int]]:
+    names = ["actions", "users", "actions_at_unknown_pois"]
+    grouped = ranges.group_by("part").aggregate([(name, "sum") for name in names])
+    found = {row["part"]: {name: int(row[f"{name}_sum"]) for name in names} for row in grouped.to_pylist()}
+    return {name: found.get(name, dict.fromkeys(names, 0)) for name in SPLITS}
 
 
 def _row_group_size(num_users: int) -> int:
@@ -229,34 +266,24 @@ def _write_rejected(
     checked: _Checked, unplaced: ir.Table, source: RawSource, folder: Path, engine: Engine
 ) -> dict[str, int]:
     """Write rejected.parquet; returns the number of rows by reason."""
-    columns = ("source_file", "source_row", "reason", "user_hash")
-    events = checked.events.filter(checked.events.reason.notnull()).select(*columns)
-    rows = events.union(unplaced.mutate(reason=unplaced.no_place).select(*columns))
+    events = checked.events.filter(checked.events.reason.notnull()).select(*_REJECTED_COLUMNS)
+    rows = events.union(unplaced.mutate(reason=unplaced.no_place).select(*_REJECTED_COLUMNS))
     if checked.bad_pois is not None:
-        rows = rows.union(checked.bad_pois.mutate(user_hash=ibis.null("int64")).select(*columns))
+        rows = rows.union(checked.bad_pois.mutate(user_hash=ibis.null("int64")).select(*_REJECTED_COLUMNS))
     if source.malformed:
         files, numbers, reasons = (list(values) for values in zip(*source.malformed, strict=True))
         arrays = [files, pa.array(numbers, pa.int64()), reasons, pa.nulls(len(files), pa.int64())]
-        rows = rows.union(engine.small_table(pa.table(arrays, names=list(columns)), "malformed"))
+        rows = rows.union(engine.small_table(pa.table(arrays, names=list(_REJECTED_COLUMNS)), "malformed"))
     rows = engine.materialise(rows, "rejected_rows")
-    engine.write_parquet(rows.order_by("source_file", "source_row", "reason"), folder / "rejected.parquet")
+    table = engine.table(rows.order_by("source_file", "source_row", "reason"))
+    pq.write_table(table.cast(_REJECTED_SCHEMA), folder / "rejected.parquet", compression="zstd")
     counts = engine.table(rows.group_by("reason").agg(num=rows.count()).order_by("reason"))
     return dict(zip(counts["reason"].to_pylist(), counts["num"].to_pylist(), strict=True))
 
 
-def _reasons(checked: _Checked, unplaced: ir.Table, source: RawSource, engine: Engine) -> str:
-    """Short account of why rows were rejected, for an error message."""
-    events = checked.events.select("reason").union(unplaced.select(reason="no_place"))
-    table = engine.table(events.group_by("reason").agg(num=events.count()).order_by("reason"))
-    counts = {row["reason"] or "usable": row["num"] for row in table.to_pylist()}
-    counts |= {"malformed or undecodable": len(source.malformed)} if source.malformed else {}
-    return ", ".join(f"{num:,} rows: {reason}" for reason, num in counts.items()) or "the source holds no rows"
-
-
-def _summary(checked: _Checked, good: ir.Table, unplaced: ir.Table, events: ir.Table, engine: Engine) -> dict[str, int]:
+def _summary(checked: _Checked, good: ir.Table, unplaced: ir.Table, engine: Engine) -> dict[str, int]:
     counts = checked.events.agg(rows_read=checked.events.count(), placed=checked.events.latitude.count())
     facts = good.agg(good=good.count(), placeless=good.no_place.count(), offsets_replaced=good.bad_offset.sum())
-    kept = events.agg(kept=events.count(), users=events.user_hash.nunique())
     lost = unplaced.agg(unplaced=unplaced.count())
-    row = engine.row(counts.cross_join(facts).cross_join(kept).cross_join(lost))
+    row = engine.row(counts.cross_join(facts).cross_join(lost))
     return {name: int(value or 0) for name, value in row.items()}

@@ -1,16 +1,16 @@
-"""Writes events as Parquet shards of user sequences: one row per user, list columns in time order."""
+"""Writes a shard of user sequences: one row per user, list columns in time order, row groups of bounded size."""
 
-from collections.abc import Callable
+import hashlib
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import ibis
-import ibis.expr.types as ir
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-_HASH_RANGE = 2**63
-_COLUMN_TYPES = {
+COLUMN_TYPES = {
     "poi_row": pa.int32(),
     "action": pa.int16(),
     "timestamp": pa.int64(),
@@ -20,81 +20,87 @@ _COLUMN_TYPES = {
     "mode": pa.int8(),
     "trajectory": pa.int32(),
 }
-# Events of one second keep the order of the source.
-_ORDER = ("timestamp", "source_file", "source_row")
 
 
-def shard_schema(columns: list[str]) -> pa.Schema:
+def shard_schema(columns: Sequence[str]) -> pa.Schema:
     """Arrow schema of the shards of a source with these event columns."""
-    lists = [(name, pa.list_(pa.field("element", kind))) for name, kind in _COLUMN_TYPES.items() if name in columns]
+    lists = [(name, pa.list_(pa.field("element", kind))) for name, kind in COLUMN_TYPES.items() if name in columns]
     return pa.schema([("user_hash", pa.int64()), *lists])
 
 
-def sequences(events: ir.Table) -> ir.Table:
-    """One row per user in the order of user_hash: the events' columns as lists in time order.
+def write_shard(
+    bucket: Path, file: Path, users_per_row_group: int, actions_per_row_group: int
+) -> dict[str, int | str | list[int]]:
+    """Write the events of a bucket as a shard. The file appears complete or not at all.
 
-    Structs that start with the time are collected and then sorted, because not every engine can collect in order.
-    """
-    values = [name for name in _COLUMN_TYPES if name in events.columns]
-    keys = [name for name in _ORDER if name not in values]
-    order = ["timestamp", *keys]
-    packed = ibis.struct({name: events[name] for name in [*order, *(name for name in values if name not in order)]})
-    grouped = events.group_by("user_hash").agg(events=packed.collect())
-    grouped = grouped.select("user_hash", events=grouped.events.sort())
-    lists = {name: grouped.events.map(lambda event, name=name: event[name]) for name in values}
-    return grouped.select("user_hash", **lists).order_by("user_hash")
-
-
-def write_split(
-    events: ir.Table,
-    split: str,
-    folder: Path,
-    num_actions: int,
-    actions_per_file: int,
-    users_per_row_group: int,
-    run: Callable[[ir.Table], pa.Table],
-    progress: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Write the shards of a split.
-
-    Each file takes an equal range of user hashes, so users are spread over files, and in a file over row groups, by
-    their hash: an order that does not depend on behaviour.
+    The order is that of user_hash, then timestamp, then source_order: events of one second keep the order of the
+    source. Sorting here and not in the engine makes every engine's shards the same, byte by byte.
 
     Args:
-        events: events of all splits with the columns part, user_hash, the order columns and those of the shards.
-        split: train, validation or test.
-        folder: the prepared folder; files go to its sub-folder `split`.
-        num_actions: number of events of this split.
-        actions_per_file: events in a file, roughly.
-        users_per_row_group: users in a row group.
-        run: evaluates a table expression.
-        progress: told which file is written.
+        bucket: folder of Parquet files of events: user_hash, timestamp, source_order and those of `COLUMN_TYPES`.
+        file: shard to write.
+        users_per_row_group: bound of a row group.
+        actions_per_row_group: bound of a row group, or one user who alone has more.
 
     Returns:
-        The files' entries for the manifest.
+        For the manifest: rows (users), row_groups (users of each), actions, fingerprint (see `rows_fingerprint`).
     """
-    schema = shard_schema(events.columns)
-    num_files = -(-num_actions // actions_per_file)
-    bounds = [_HASH_RANGE * part // num_files for part in range(num_files)] + [_HASH_RANGE - 1]
-    entries: list[dict[str, Any]] = []
-    for number in range(num_files):
-        progress(f"writing {split}: file {number + 1} of {num_files}")
-        low, high = bounds[number], bounds[number + 1]
-        below = events.user_hash <= high if number == num_files - 1 else events.user_hash < high
-        table = run(sequences(events.filter((events.part == split) & (events.user_hash >= low) & below)))
-        table = table.select(schema.names).cast(schema)
-        if table.num_rows == 0:
-            continue
-        name = f"{split}/part-{len(entries):05d}.parquet"
-        (folder / split).mkdir(exist_ok=True)
-        pq.write_table(table, folder / name, row_group_size=users_per_row_group, compression="zstd")
-        entries.append(
-            {
-                "split": split,
-                "path": name,
-                "rows": table.num_rows,
-                "row_groups": -(-table.num_rows // users_per_row_group),
-                "actions": sum(len(chunk.flatten()) for chunk in table["poi_row"].chunks),
-            }
-        )
-    return entries
+    events = pa.concat_tables([pq.read_table(part, partitioning=None) for part in sorted(bucket.glob("*.parquet"))])
+    users = events["user_hash"].to_numpy()
+    order = np.lexsort((events["source_order"].to_numpy(), events["timestamp"].to_numpy(), users))
+    users = users[order]
+    starts = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]]))
+    offsets = np.append(starts, len(users))
+    schema = shard_schema(events.column_names)
+    columns: list[pa.Array] = [pa.array(users[starts])]
+    for name in schema.names[1:]:
+        values = events[name].cast(COLUMN_TYPES[name]).to_numpy()[order]
+        lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
+        columns.append(lists.cast(schema.field(name).type))
+    del events
+    table = pa.Table.from_arrays(columns, schema=schema)
+    groups = row_group_sizes(offsets, users_per_row_group, actions_per_row_group)
+    file.parent.mkdir(exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+        start = 0
+        for size in groups:
+            writer.write_table(table.slice(start, size))
+            start += size
+    os.replace(unfinished, file)
+    return {
+        "rows": table.num_rows,
+        "row_groups": groups,
+        "actions": int(offsets[-1]),
+        "fingerprint": rows_fingerprint(table),
+    }
+
+
+def rows_fingerprint(table: pa.Table) -> str:
+    """Sixteen hexadecimal digits of the rows of a shard, whatever their encoding, compression and row groups."""
+    digest = hashlib.sha256(",".join(table.column_names).encode())
+    for column in table.columns:
+        if pa.types.is_list(column.type):
+            for lengths in pc.list_value_length(column).chunks:
+                digest.update(lengths.to_numpy())
+            column = pc.list_flatten(column)
+        for values in column.chunks:
+            digest.update(values.to_numpy())
+    return digest.hexdigest()[:16]
+
+
+def row_group_sizes(offsets: np.ndarray, most_users: int, most_actions: int) -> list[int]:
+    """Users of each row group: as many as both bounds allow, at least one.
+
+    Args:
+        offsets: int64 of shape (users + 1,), the first action of each user.
+        most_users: bound of users.
+        most_actions: bound of actions.
+    """
+    sizes, start, last = [], 0, len(offsets) - 1
+    while start < last:
+        fit = int(np.searchsorted(offsets, offsets[start] + most_actions, side="right")) - 1
+        end = min(max(fit, start + 1), start + most_users, last)
+        sizes.append(end - start)
+        start = end
+    return sizes

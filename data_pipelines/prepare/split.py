@@ -1,4 +1,4 @@
-"""Which part of the data an event belongs to: the source's own split, or exact global time order."""
+"""Which part of the data an event belongs to: the source's own split, exact global time order, or each user's last."""
 
 import ibis
 import ibis.expr.types as ir
@@ -48,3 +48,22 @@ def with_parts(events: ir.Table, boundaries: TimeBoundaries) -> ir.Table:
         else_="test",
     )
     return events.mutate(part=part)
+
+
+def with_last_left_out(events: ir.Table) -> ir.Table:
+    """Add the column part: each user's last event tests, the one before it validates, the rest trains.
+
+    Users with fewer than three events train only. Parts overlap in time: what others do after a tested event is in the
+    training part.
+    """
+    newest = [events.timestamp.desc(), events.source_file.desc(), events.source_row.desc()]
+    from_last = ibis.row_number().over(group_by=events.user_hash, order_by=newest)
+    num_events = events.count().over(group_by=events.user_hash)
+    ranked = events.mutate(from_last=from_last, num_events=num_events)
+    part = ibis.cases(
+        (ranked.num_events < 3, "train"),
+        (ranked.from_last == 0, "test"),
+        (ranked.from_last == 1, "validation"),
+        else_="train",
+    )
+    return ranked.mutate(part=part).drop("from_last", "num_events")

@@ -32,7 +32,9 @@ def unix_seconds(column: ir.Column) -> ir.IntegerValue:
     if isinstance(column, ir.NumericValue) and not isinstance(column, ir.BooleanValue):
         return _from_number(column.cast("float64"))
     if not isinstance(column, ir.StringValue):
-        raise ValueError(f"the column timestamp has type {column.type()}: expected text, numbers or timestamps")
+        raise ValueError(
+            f"the column timestamp has type {column.type()}: expected text, numbers or timestamps; write it as one"
+        )
     text = column.strip()
     number = ibis.ifelse(text.re_search(_NUMBER), text.try_cast("float64"), ibis.null("float64"))
     return ibis.coalesce(_from_iso(text), _from_number(number), _from_foursquare(text))

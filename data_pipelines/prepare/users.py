@@ -15,6 +15,8 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
+from data_pipelines.prepare.engine_differences import wide_integer
+
 KEY_VARIABLE = "SPACETIME_GR_USER_KEY"
 PUBLIC_DEFAULT_KEY = "spacetime-gr-public-default-key"
 _HEX_DIGITS = "0123456789abcdef"
@@ -63,7 +65,8 @@ def hash_expression(user_id: ir.StringValue, key: str) -> ir.IntegerValue:
     digest = (ibis.literal(f"{key}\n") + user_id).hexdigest("sha256")
     # No engine-independent cast from hexadecimal text to a number exists, so the digits are added up.
     alphabet = ibis.literal(_HEX_DIGITS)
-    value: ir.IntegerValue = (alphabet.find(digest.substr(0, 1)) % 8).cast("int64") * 16**15
-    for position in range(1, 16):
-        value = value + alphabet.find(digest.substr(position, 1)).cast("int64") * 16 ** (15 - position)
+    digits = [wide_integer(alphabet.find(digest.substr(position, 1))) for position in range(16)]
+    value = digits[0] % 8 * 16**15
+    for position, digit in enumerate(digits[1:], start=1):
+        value = value + digit * 16 ** (15 - position)
     return value

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import ibis
 import ibis.expr.types as ir
 
+from data_pipelines.prepare.engine_differences import given
 from data_pipelines.prepare.times import unix_seconds
 from data_pipelines.prepare.users import hash_expression
 from data_pipelines.sources.base import DEFAULT_ACTION
@@ -43,6 +44,7 @@ def identifier(column: ir.Column) -> ir.StringValue:
         whole = ~column.isnan() & (column == column.floor()) & (column.abs() < 2**53)
         text = ibis.ifelse(whole, column.try_cast("int64").cast("string"), column.cast("string"))
         return ibis.ifelse(column.isnan(), ibis.null("string"), text)
+    _require(column, "text or numbers", ir.StringValue, ir.NumericValue, ir.UUIDValue)
     return column.cast("string").strip().nullif("")
 
 
@@ -50,19 +52,28 @@ def number(column: ir.Column) -> ir.FloatingValue:
     """A number of any type as float64; null if it is empty or no number."""
     if isinstance(column, ir.StringValue):
         return column.strip().nullif("").try_cast("float64")
+    _require(column, "text or numbers", ir.NumericValue)
     return column.cast("float64")
+
+
+def _require(column: ir.Column, expected: str, *kinds: type[ir.Column]) -> None:
+    """Raises ValueError if a column is of none of these kinds."""
+    if not isinstance(column, kinds) and not column.type().is_null():
+        raise ValueError(
+            f"the column {column.get_name()} has type {column.type()}: expected {expected}; write it as one of them"
+        )
 
 
 def _given(column: ir.Column) -> ir.BooleanValue:
     if isinstance(column, ir.StringValue):
         return column.strip().nullif("").notnull()
-    return column.notnull()
+    return given(column)
 
 
 def _degrees(latitude: ir.Column, longitude: ir.Column) -> dict[str, ir.Value]:
     """Columns latitude, longitude (degrees as stated) and unparsable."""
     values = {"latitude": number(latitude), "longitude": number(longitude)}
-    unparsable = (_given(latitude) & values["latitude"].isnull()) | (_given(longitude) & values["longitude"].isnull())
+    unparsable = (_given(latitude) & ~given(values["latitude"])) | (_given(longitude) & ~given(values["longitude"]))
     return {**values, "unparsable": unparsable}
 
 
@@ -82,7 +93,7 @@ def _with_places(typed: ir.Table) -> ir.Table:
     )
     none = ibis.cases(
         (bad.notnull(), bad),
-        (latitude.isnull() | longitude.isnull(), "missing coordinates"),
+        (~given(latitude) | ~given(longitude), "missing coordinates"),
         (nan, "coordinates not a number"),
         ((latitude == 0) & (longitude == 0), "coordinates 0,0"),
         else_=ibis.null("string"),
@@ -149,7 +160,7 @@ def checked_events(typed: ir.Table, latest: int, keep_duplicates: bool) -> ir.Ta
     usable = ibis.coalesce(offset.between(_MIN_OFFSET, _MAX_OFFSET) & (offset == offset.floor()), False)
     columns: dict[str, ir.Value] = {
         "tz_offset_minutes": ibis.ifelse(usable, offset, 0.0).cast("int16"),
-        "bad_offset": offset.notnull() & ~usable,
+        "bad_offset": given(offset) & ~usable,
     }
     if "user_latitude" in typed.columns:
         latitude, longitude = typed.user_latitude, typed.user_longitude

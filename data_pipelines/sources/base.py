@@ -47,17 +47,37 @@ class Origin:
         root: the folder that file names are relative to.
         events: event files in reading order.
         pois: POI files, empty if POIs are derived from the events.
-        extra: other files that determine the result.
+        extra: other files that determine the result and are copied beside it.
+        poi_embeddings: array with a row per row of the POI table, if the source has one.
     """
 
     root: Path
     events: tuple[Path, ...]
     pois: tuple[Path, ...] = ()
     extra: tuple[Path, ...] = ()
+    poi_embeddings: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All input files."""
+        return (*self.events, *self.pois, *self.extra, *([self.poi_embeddings] if self.poi_embeddings else []))
 
     def name(self, file: Path) -> str:
         """Name of a file as reports and quarantined rows show it."""
         return file.relative_to(self.root).as_posix()
+
+
+@dataclass(frozen=True)
+class PoiEmbeddings:
+    """Where the embeddings of the POI table's rows are: in a column of its files, or in one array beside it.
+
+    Attributes:
+        files: Parquet files of the POI table, by the name that `source_file` has.
+        array: `.npy` file of shape (rows of the only file, size); None if the files hold the column `embedding`.
+    """
+
+    files: dict[str, Path]
+    array: Path | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,7 @@ class RawSource:
         pois: Ibis table with ORIGIN_COLUMNS and those of POI_COLUMNS that the source has, or None.
         malformed: rows that no table could take, as (file name, row, reason).
         boundaries: the source's own split in time, if it states one. A split row by row is the column `part`.
+        poi_embeddings: embeddings of the rows of `pois`, if the source has them.
         keep_duplicates: the format is a published split, whose rows are all to be kept.
     """
 
@@ -76,4 +97,5 @@ class RawSource:
     pois: ir.Table | None = None
     malformed: list[tuple[str, int, str]] = field(default_factory=list)
     boundaries: TimeBoundaries | None = None
+    poi_embeddings: PoiEmbeddings | None = None
     keep_duplicates: bool = False

@@ -1,65 +1,115 @@
 """Opens CSV, TSV, JSON lines and Parquet files as one Ibis table with canonical column names."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ibis.backends.sql import SQLBackend
 
-from data_pipelines.sources.base import Progress
+from data_pipelines.sources.base import Origin, Progress
 from data_pipelines.sources.text import JSON_LINES, TextLayout, header, stage_text
 
 COMMA = TextLayout()
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 
 
+class ParquetEngine(Protocol):
+    """What a reader needs of the engine."""
+
+    def read_parquet(self, files: Sequence[Path]) -> ir.Table:
+        """Parquet files of one schema, with `source_path` and `source_row` beside their columns."""
+
+    def open_folder(self, folder: Path) -> ir.Table:
+        """The Parquet files of a folder."""
+
+
 @dataclass
 class Reader:
-    """Reads files into Ibis tables of one connection; text passes through Parquet files in `staging`."""
+    """Reads files into Ibis tables of one engine; text passes through Parquet files in `staging`.
 
-    connection: SQLBackend
+    Parquet is read by the engine itself. Text is parsed here, the same for every engine.
+    """
+
+    engine: ParquetEngine
     staging: Path
     progress: Progress
     malformed: list[tuple[str, int, str]] = field(default_factory=list)
 
     def text(self, file: Path, name: str, columns: Mapping[str, str], layout: TextLayout = COMMA) -> ir.Table:
         """Columns of a text file under new names (new name -> name in the file)."""
-        target = self.staging / f"{len(list(self.staging.iterdir())):05d}.parquet"
-        self.malformed += stage_text(file, name, layout, columns, target, self.progress)
-        return self.connection.read_parquet(target)
+        folder = self._new_folder()
+        self._stage(file, name, columns, layout, folder)
+        return self.engine.open_folder(folder)
 
-    def json_lines(self, file: Path, name: str, columns: Mapping[str, str]) -> ir.Table:
-        """Fields of a file of JSON objects, one a line, as text; a line that is no object has nulls only."""
-        lines = self.text(file, name, {"line": "line"}, JSON_LINES)
-        value = lines.line.try_cast("json")
-        fields = {new: _json_text(value[old]) for new, old in columns.items()}
-        return lines.select("source_file", "source_row", **fields)
+    def table(self, files: Sequence[Path], origin: Origin, columns: Callable[[Path], Mapping[str, str]]) -> ir.Table:
+        """Columns of files of any of the kinds that `kind` knows, as one table; files of one schema are read at once.
 
-    def parquet(self, file: Path, name: str, columns: Mapping[str, str]) -> ir.Table:
-        """Columns of a Parquet file under new names, with their own types."""
-        table = self.connection.read_parquet(file, file_row_number=True)
+        Args:
+            files: the files.
+            origin: names them.
+            columns: of a file, new name -> name in the file.
+        """
+        signature: tuple[tuple[str, ...], ...]
+        alike: dict[tuple[str, tuple[tuple[str, ...], ...]], list[Path]] = {}
+        wanted: dict[Path, Mapping[str, str]] = {file: columns(file) for file in files}
+        for file, names in wanted.items():
+            if kind(file) == "parquet":
+                schema = pq.read_schema(file)
+                signature = tuple((new, old, str(schema.field(old).type)) for new, old in names.items())
+            else:
+                signature = tuple((name,) for name in sorted(names))
+            alike.setdefault(("parquet" if kind(file) == "parquet" else "text", signature), []).append(file)
+        tables = []
+        for (stored, _), group in alike.items():
+            if stored == "parquet":
+                tables.append(self._parquet(group, origin, wanted[group[0]]))
+                continue
+            folder = self._new_folder()
+            for file in group:
+                layout = {"jsonl": JSON_LINES, "tsv": TextLayout(delimiter="\t")}.get(kind(file), COMMA)
+                self._stage(file, origin.name(file), wanted[file], layout, folder)
+            tables.append(self.engine.open_folder(folder))
+        return union(tables)
+
+    def _parquet(self, files: Sequence[Path], origin: Origin, columns: Mapping[str, str]) -> ir.Table:
+        table = self.engine.read_parquet(files)
         return table.select(
-            source_file=ibis.literal(name),
-            source_row=table.file_row_number + 1,
+            source_file=table.source_path.substr(len(f"{origin.root.absolute()}".rstrip("/")) + 1),
+            source_row=table.source_row,
             **{new: table[old] for new, old in columns.items()},
         )
 
-    def table(self, file: Path, name: str, columns: Mapping[str, str], layout: TextLayout = COMMA) -> ir.Table:
-        """Columns of a file of any of the kinds that `kind` knows."""
-        match kind(file):
-            case "parquet":
-                return self.parquet(file, name, columns)
-            case "jsonl":
-                return self.json_lines(file, name, columns)
-            case "tsv":
-                return self.text(file, name, columns, TextLayout(delimiter="\t"))
-            case _:
-                return self.text(file, name, columns, layout)
+    def _new_folder(self) -> Path:
+        folder = self.staging / f"{len(list(self.staging.iterdir())):05d}"
+        folder.mkdir()
+        return folder
+
+    def _stage(self, file: Path, name: str, columns: Mapping[str, str], layout: TextLayout, folder: Path) -> None:
+        target = folder / f"{len(list(folder.iterdir())):05d}.parquet"
+        if layout is not JSON_LINES:
+            self.malformed += stage_text(file, name, layout, columns, target, self.progress)
+            return
+        lines = self.staging / "lines.parquet"
+        self.malformed += stage_text(file, name, layout, {"line": "line"}, lines, self.progress)
+        _write_fields(lines, columns, target)
+        lines.unlink()
+
+
+def _write_fields(lines: Path, columns: Mapping[str, str], target: Path) -> None:
+    """Fields of JSON objects, one a line, as text; a line that is no object has nulls only."""
+    connection = ibis.duckdb.connect()
+    try:
+        table = connection.read_parquet(lines)
+        value = table.line.try_cast("json")
+        fields = {new: _json_text(value[old]) for new, old in columns.items()}
+        connection.to_parquet(table.select("source_file", "source_row", **fields), target)
+    finally:
+        connection.disconnect()
 
 
 def kind(file: Path) -> str:

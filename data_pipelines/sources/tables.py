@@ -1,17 +1,20 @@
 """Generic tables of events and POIs: CSV, TSV, JSON lines or Parquet, text also as .gz.
 
 Either one file of events whose rows carry the coordinates of their POI, or a folder with `events.*` (or `checkins.*`;
-several files, or a folder of that name, are read in order of name) and optionally `pois.*`. `simulated` is the folder
-that `spacetime-gr simulate` writes: the same tables, and a `truth.json` that states the split.
+several files in a folder of that name, nested or not, are read in order of name) and optionally `pois.*`. `simulated`
+is the folder that `spacetime-gr simulate` writes: the same tables, and a `truth.json` that states the split.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from data_pipelines.sources.base import Origin, RawSource, TimeBoundaries
+import pyarrow.parquet as pq
+
+from data_pipelines.sources.base import Origin, PoiEmbeddings, RawSource, TimeBoundaries
 from data_pipelines.sources.files import find, require_columns
-from data_pipelines.sources.reading import TABLE_SUFFIXES, Reader, column_names, union
+from data_pipelines.sources.reading import TABLE_SUFFIXES, Reader, column_names, kind
 
 # Canonical name -> names under which it is accepted, the first one preferred.
 _EVENT_NAMES = {
@@ -46,7 +49,10 @@ def locate(path: Path) -> Origin:
             f"{path} holds no events: expected events.csv, events.jsonl, events.parquet "
             "or a folder events/ of such files"
         )
-    return Origin(root=path, events=events, pois=_tables(path, "pois"))
+    array = path / "pois_embeddings.npy"
+    return Origin(
+        root=path, events=events, pois=_tables(path, "pois"), poi_embeddings=array if array.is_file() else None
+    )
 
 
 def locate_simulated(path: Path) -> Origin:
@@ -61,7 +67,7 @@ def locate_simulated(path: Path) -> Origin:
     truth = path / "truth.json"
     if not origin.pois or not truth.is_file():
         raise ValueError(f"{path} is not a simulated city: expected events.parquet, pois.parquet and truth.json in it")
-    return Origin(root=path, events=origin.events, pois=origin.pois, extra=(truth,))
+    return replace(origin, extra=(truth,))
 
 
 def read(origin: Origin, reader: Reader) -> RawSource:
@@ -72,23 +78,12 @@ def read(origin: Origin, reader: Reader) -> RawSource:
     """
     required = ["user_id", "poi_id", "timestamp"]
     located = ["latitude", "longitude"]
-    events = union(
-        [
-            reader.table(
-                file, origin.name(file), columns_of(file, _EVENT_NAMES, required + ([] if origin.pois else located))
-            )
-            for file in origin.events
-        ]
-    )
+    required_of_events = required + ([] if origin.pois else located)
+    events = reader.table(origin.events, origin, lambda file: columns_of(file, _EVENT_NAMES, required_of_events))
     pois = None
     if origin.pois:
-        pois = union(
-            [
-                reader.table(file, origin.name(file), columns_of(file, _POI_NAMES, ["poi_id", *located]))
-                for file in origin.pois
-            ]
-        )
-    return RawSource(events=events, pois=pois, malformed=reader.malformed)
+        pois = reader.table(origin.pois, origin, lambda file: columns_of(file, _POI_NAMES, ["poi_id", *located]))
+    return RawSource(events=events, pois=pois, malformed=reader.malformed, poi_embeddings=_embeddings(origin))
 
 
 def read_simulated(origin: Origin, reader: Reader) -> RawSource:
@@ -103,18 +98,39 @@ def read_simulated(origin: Origin, reader: Reader) -> RawSource:
             f'{truth} is not as expected ({error!r}): its key "split" must be an object with train_end and '
             "validation_end in unix seconds; simulate the city again"
         ) from error
-    return RawSource(events=source.events, pois=source.pois, malformed=source.malformed, boundaries=boundaries or None)
+    return replace(source, boundaries=boundaries or None)
+
+
+def _embeddings(origin: Origin) -> PoiEmbeddings | None:
+    """Raises ValueError if an array lies beside anything but one Parquet file of POIs, or beside a column as well."""
+    parquet = [file for file in origin.pois if kind(file) == "parquet"]
+    with_column = [file for file in parquet if "embedding" in pq.read_schema(file).names]
+    if origin.poi_embeddings is None:
+        return PoiEmbeddings({origin.name(file): file for file in with_column}, array=None) if with_column else None
+    if len(origin.pois) != 1 or len(parquet) != 1 or with_column:
+        raise ValueError(
+            f"{origin.poi_embeddings} needs one pois.parquet beside it without a column embedding: "
+            "its rows are those of that file"
+        )
+    return PoiEmbeddings({origin.name(parquet[0]): parquet[0]}, origin.poi_embeddings)
 
 
 def _tables(folder: Path, stem: str) -> tuple[Path, ...]:
     inner = folder / stem
     if inner.is_dir():
-        return find(inner, _FILE_PATTERNS)
+        return tuple(
+            file for file in find(inner, [f"**/{pattern}" for pattern in _FILE_PATTERNS]) if not _hidden(file, inner)
+        )
     files = find(folder, [f"{stem}{suffix}{packed}" for suffix in TABLE_SUFFIXES for packed in ("", ".gz")])
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
         raise ValueError(f"{folder} holds several tables of {stem} ({names}); keep one, or put the parts in {inner}/")
     return files
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    """Whether a writer's own files are meant: `_temporary/`, `.part.crc` and the like."""
+    return any(part.startswith(("_", ".")) for part in file.relative_to(folder).parts)
 
 
 def columns_of(file: Path, names: Mapping[str, Sequence[str]], required: Sequence[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ of a column. Files are streamed in blocks, so memory does not grow with the file
 import codecs
 import csv
 import gzip
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from data_pipelines.sources.base import Progress
 
 _BLOCK_BYTES = 8 << 20
 _LONGEST_ROW_BYTES = 64 << 20
+# What reading a damaged file or archive raises.
+_UNREADABLE = (OSError, EOFError, zlib.error)
 # What stands for undecodable bytes; a row that holds it in a damaged block is set aside.
 _REPLACEMENT = "\ufffd"
 _LINE_COLUMN = "line"
@@ -60,7 +63,7 @@ def header(file: Path, layout: TextLayout) -> list[str]:
     try:
         with _open(file) as content:
             line = content.readline(_BLOCK_BYTES).decode(layout.encoding, errors="replace")
-    except (OSError, EOFError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     names = next(csv.reader([line.removeprefix("\ufeff")], delimiter=layout.delimiter), [])
     names = [name.strip() for name in names]
@@ -119,7 +122,7 @@ def stage_text(
                 writer.write_table(pa.table([*origin, *kept.columns], schema=schema))
                 empty = empty and not filled.any() and not malformed
                 progress(f"reading {name}: {num_rows:,} rows")
-    except (pa.ArrowInvalid, OSError, EOFError) as error:
+    except (pa.ArrowInvalid, *_UNREADABLE) as error:
         raise ValueError(f"{file} cannot be read after row {num_rows:,}: {error}") from error
     if empty and layout.names is not None:
         raise ValueError(f"{file} is empty: expected one event a line")

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from spacetime_gr.cli.check_leaks import check_leaks
 from spacetime_gr.cli.curriculum import curriculum
 from spacetime_gr.cli.data_report import data_report
 from spacetime_gr.cli.evaluate import evaluate
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 COMMANDS = (
-    *(simulate, prepare, data_report, stream, curriculum, index_plan, index_report),
+    *(simulate, prepare, check_leaks, data_report, stream, curriculum, index_plan, index_report),
     *(evaluate, recommend, export),
 )
 for command in COMMANDS:

@@ -6,18 +6,20 @@ import math
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from data_pipelines.prepare import PrepareResult
+    from data_pipelines.prepare import PrepareOptions
 
 SPLITTING = "Split and selection"
 TOKENIZER = "Tokenizer"
 RUNNING = "Running"
+_DISK_BYTES_PER_ACTION = 10
+_MEMORY_BYTES_PER_ACTION = 100
 
 
 class SourceFormat(StrEnum):
@@ -35,6 +37,14 @@ class EngineName(StrEnum):
     """Engines that run the expressions."""
 
     DUCKDB = "duckdb"
+    SPARK = "spark"
+
+
+class Split(StrEnum):
+    """How a source without its own split is cut."""
+
+    TIME = "time"
+    LEAVE_LAST_OUT = "leave-last-out"
 
 
 class Catalogue(StrEnum):
@@ -60,17 +70,29 @@ class Scheme(StrEnum):
 
 
 def prepare(
-    source: Annotated[Path, typer.Option(help="File or folder of the raw events.")],
+    source: Annotated[str, typer.Option(help="File or folder of the raw events, or a URL of it (s3://...).")],
     format: Annotated[
         SourceFormat,
         typer.Option(
             help="foursquare and gowalla: as published; getnext, lessismore: ready splits; see docs/prepare.md."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The prepared folder to write.")],
+    out: Annotated[str, typer.Option(help="The prepared folder to write, or its URL.")],
     engine: Annotated[
-        EngineName, typer.Option(help="duckdb runs in this process; Spark is not available in this version.")
+        EngineName,
+        typer.Option(help="duckdb runs in this process; spark on a cluster, or locally if no master is set."),
     ] = EngineName.DUCKDB,
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(help="Setting of Spark as NAME=VALUE, such as spark.master=spark://host:7077; may be repeated."),
+    ] = None,
+    split: Annotated[
+        Split,
+        typer.Option(
+            help="Cut by global time, or test each user's last event. Unused if the source states its split.",
+            rich_help_panel=SPLITTING,
+        ),
+    ] = Split.TIME,
     train_fraction: Annotated[
         float,
         typer.Option(
@@ -127,8 +149,11 @@ def prepare(
             rich_help_panel=RUNNING,
         ),
     ] = None,
+    actions_per_row_group: Annotated[
+        int, typer.Option(help="Most actions in a row group, but for one user with more.", rich_help_panel=RUNNING)
+    ] = 50_000,
     actions_per_file: Annotated[
-        int, typer.Option(help="Actions in a shard file, roughly.", rich_help_panel=RUNNING)
+        int, typer.Option(help="Most actions in a shard file, but for one user with more.", rich_help_panel=RUNNING)
     ] = 2_000_000,
     memory_limit: Annotated[
         str | None,
@@ -146,6 +171,22 @@ def prepare(
             rich_help_panel=RUNNING,
         ),
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where an interrupted run of the same command ended; keep the work if this one is interrupted.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check the rows and report counts and planned shards; write nothing.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False,
 ) -> None:
     """Validate raw events, split them, and write shards, POI list and tokenizer.
 
@@ -156,13 +197,13 @@ def prepare(
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from data_pipelines.prepare import PrepareOptions, prepare_folder
+    from data_pipelines.prepare import PrepareOptions, plan_folder, prepare_folder
     from data_pipelines.prepare.users import KEY_VARIABLE, PUBLIC_DEFAULT_KEY, user_key
 
-    assert engine is EngineName.DUCKDB
     if not 0 < cell_km < math.inf:
         raise ValueError(f"--cell-km is {cell_km:g}; expected a length above 0")
     options = PrepareOptions(
+        split=split.value,
         train_fraction=train_fraction,
         validation_fraction=validation_fraction,
         min_poi_visits=min_poi_visits,
@@ -171,9 +212,11 @@ def prepare(
         duplicates=duplicates.value,
         latest_time=None if latest_time is None else int(latest_time.replace(tzinfo=UTC).timestamp()),
         users_per_row_group=users_per_row_group,
+        actions_per_row_group=actions_per_row_group,
         actions_per_file=actions_per_file,
         memory_limit=memory_limit,
     )
+    engine_options = _settings(engine_option or [])
     console = Console(stderr=True, soft_wrap=True)
     key = user_key(warn=False)
     if key == PUBLIC_DEFAULT_KEY:
@@ -200,32 +243,79 @@ def prepare(
         SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), console=console
     ) as bar:
         task = bar.add_task("starting", total=None)
-        result = prepare_folder(
-            source,
-            format.value,
-            out,
-            options,
-            key=key,
-            overwrite=overwrite,
-            finish=build_tokenizer,
-            finish_settings={"scheme": scheme.value, "max_pois_per_block": max_pois_per_block, "cell_km": cell_km},
-            progress=lambda step: bar.update(task, description=step),
-        )
+
+        def progress(step: str) -> None:
+            bar.update(task, description=step)
+
+        running: dict[str, Any] = {
+            "key": key,
+            "engine": engine.value,
+            "engine_options": engine_options,
+            "progress": progress,
+        }
+        if dry_run:
+            content = plan_folder(source, format.value, options, **running)
+        else:
+            result = prepare_folder(
+                source,
+                format.value,
+                out,
+                options,
+                overwrite=overwrite,
+                resume=resume,
+                finish=build_tokenizer,
+                finish_settings={"scheme": scheme.value, "max_pois_per_block": max_pois_per_block, "cell_km": cell_km},
+                **running,
+            )
+            content = result.manifest
         bar.update(task, description="done", total=1, completed=1)
+    report = Console(soft_wrap=True)
+    if dry_run:
+        _report(f"{source} (dry run: nothing was written)", content, report)
+        _report_plan(content, options, report)
+        return
     if result.already_prepared:
         console.print(f"already prepared: {out}", highlight=False, markup=False)
-    _report(result, console=Console(soft_wrap=True))
+    _report(result.location, content, report)
 
 
-def _report(result: PrepareResult, console: Console) -> None:
+def _settings(given: list[str]) -> dict[str, str]:
+    """Raises ValueError if one is not NAME=VALUE."""
+    pairs = [entry.partition("=") for entry in given]
+    for entry, (name, equals, _) in zip(given, pairs, strict=True):
+        if not name or not equals:
+            raise ValueError(f"--engine-option is {entry!r}: expected NAME=VALUE, such as spark.master=local[4]")
+    return {name: value for name, _, value in pairs}
+
+
+def _report_plan(content: dict[str, Any], options: PrepareOptions, console: Console) -> None:
+    """Shards to come, and roughly what they cost: see docs/prepare.md for where the two sizes come from."""
+    shards = content["shards"]
+    largest = max(shard["actions"] for shard in shards)
+    for part in content["counts"]["splits"]:
+        sizes = [shard["actions"] for shard in shards if shard["split"] == part]
+        if sizes:
+            console.print(
+                f"  {part}: {len(sizes):,} shard(s) of {min(sizes):,} to {max(sizes):,} actions, row groups of at most "
+                f"{content['users_per_row_group']:,} users and {options.actions_per_row_group:,} actions",
+                highlight=False,
+            )
+    num_actions = content["counts"]["actions"]
+    console.print(
+        f"  about {num_actions * _DISK_BYTES_PER_ACTION / 1e6:,.1f} MB of shards; writing the largest takes about "
+        f"{largest * _MEMORY_BYTES_PER_ACTION / 1e6:,.0f} MB of memory beside the engine "
+        f"({options.memory_limit or 'its default limit'}); the longest user has "
+        f"{content['counts']['most_actions_of_a_user']:,} actions",
+        highlight=False,
+    )
+
+
+def _report(place: str, content: dict[str, Any], console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    manifest = result.folder.manifest
-    counts = manifest["counts"]
-    table = Table(
-        "part", "users", "actions", "at unknown POIs", title=escape(str(result.folder.path)), title_justify="left"
-    )
+    counts = content["counts"]
+    table = Table("part", "users", "actions", "at unknown POIs", title=escape(place), title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, split in counts["splits"].items():
@@ -237,7 +327,7 @@ def _report(result: PrepareResult, console: Console) -> None:
         f"{counts['rows_rejected']:,} rejected",
         highlight=False,
     )
-    for reason, num in manifest["rejected"].items():
+    for reason, num in content["rejected"].items():
         console.print(f"  rejected, {reason}: {num:,}", highlight=False)
     for name, what in (
         ("places_recovered", "without coordinates, placed by the POI's other rows"),

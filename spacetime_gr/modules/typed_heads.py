@@ -23,11 +23,14 @@ class RangeLinear(nn.Linear):
     The slice is taken inside `forward`, so that ZeRO-3 gathers the weight first.
     """
 
-    def forward(self, hidden: Tensor, start: int, stop: int, targets: RangeTargets | None = None) -> Any:
-        """Scores of a range of outputs, shape (..., stop - start).
+    def forward(
+        self, hidden: Tensor, start: int = 0, stop: int | None = None, targets: RangeTargets | None = None
+    ) -> Any:
+        """Scores of a range of outputs (default all), shape (..., stop - start).
 
         With `targets` instead their log-probabilities (n,) and a `Tail`, the outputs after the range.
         """
+        stop = self.out_features if stop is None else stop
         if targets is None:
             return functional.linear(hidden, self.weight[start:stop])
         log_probs, rest = range_log_likelihood(hidden, self.weight, start, stop, targets)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.prepared import SPLITS, PreparedFolder
 from data_pipelines.stream.sequences import Sequences
-from data_pipelines.stream.units import REQUIRED_COLUMNS, to_sequences
+from data_pipelines.stream.units import INTEGER_COLUMNS, to_sequences
 
 _END_OF_TIME = 253_402_300_800  # the year 10000
 
@@ -52,10 +52,10 @@ class _Reader:
         self._row_groups = folder.row_groups(self.split)
         self.num_units = len(self._row_groups)
         names = folder.schema.names
-        missing = [name for name in ("user_hash", *REQUIRED_COLUMNS) if name not in names]
+        missing = [name for name in ("user_hash", *INTEGER_COLUMNS) if name not in names]
         if missing:
             raise ValueError(f"the shards of {folder.path} lack the column {missing[0]!r}; run prepare --overwrite")
-        self._columns = [*REQUIRED_COLUMNS, *(["mode"] if "mode" in names else [])]
+        self._columns = [*INTEGER_COLUMNS, *(["mode"] if "mode" in names else [])]
         self._open: tuple[Path, pq.ParquetFile] | None = None
         self._next = 0
         self._num_actions = 0

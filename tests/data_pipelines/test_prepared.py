@@ -68,7 +68,7 @@ def test_unfinished_foreign_and_damaged_folders_are_refused(folder: PreparedFold
     ("change", "said"),
     [
         ({"actions": None}, r"manifest\.json has no actions \(list\): it is damaged"),
-        ({"users_per_row_group": "8"}, r"no users_per_row_group \(int\)"),
+        ({"modes": "local"}, r"no modes \(list\)"),
         ({"files": [{"split": "train"}]}, r"manifest\.json, files\[0\] has no path \(str\)"),
         ({"files": ["train"]}, r"files\[0\] has no split"),
     ],

@@ -108,22 +108,22 @@ def write_folder(path: Path, shards: list[list[User]], users_per_row_group: int 
             columns[name] = pa.array([user[name].tolist() for user in users], pa.list_(TYPES[name]))
         file = path / split / f"part-{number:05d}.parquet"
         pq.write_table(pa.table(columns), file, row_group_size=users_per_row_group)
+        metadata = pq.read_metadata(file)
         files.append(
             {
                 "split": split,
                 "path": f"{split}/{file.name}",
                 "rows": len(users),
-                "row_groups": pq.ParquetFile(file).metadata.num_row_groups,
+                "row_groups": [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)],
                 "actions": sum(len(user["timestamp"]) for user in users),
             }
         )
     pq.write_table(pa.table({"poi_row": pa.array(range(100), pa.int32())}), path / "pois.parquet")
     manifest = {
-        "schema_version": 1,
+        "schema_version": 2,
         "protocol": "tables",
         "actions": list(FakeTokenizer.actions),
         "modes": ["local", "pre_trip", "in_trip"],
-        "users_per_row_group": users_per_row_group,
         "files": files,
     }
     (path / "manifest.json").write_text(json.dumps(manifest))

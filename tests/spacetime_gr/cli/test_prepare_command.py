@@ -54,7 +54,7 @@ def test_names_are_no_markup(tmp_path: Path) -> None:
 
 
 def test_another_engine_is_refused_by_name(tmp_path: Path) -> None:
-    arguments = ["prepare", "--source", "x", "--format", "tables", "--out", str(tmp_path / "out"), "--engine", "spark"]
+    arguments = ["prepare", "--source", "x", "--format", "tables", "--out", str(tmp_path / "out"), "--engine", "flink"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "duckdb" in result.output

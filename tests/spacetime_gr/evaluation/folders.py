@@ -32,18 +32,18 @@ def write_folder(path: Path, log: EventLog, protocol: str = "tables", pois: pa.T
         (path / split).mkdir(parents=True, exist_ok=True)
         file = f"{split}/part-00000.parquet"
         pq.write_table(pa.table(columns), path / file, row_group_size=2)
-        files.append({"split": split, "path": file, "rows": len(users), "row_groups": -(-len(users) // 2)})
+        row_groups = [min(2, len(users) - start) for start in range(0, len(users), 2)]
+        files.append({"split": split, "path": file, "rows": len(users), "row_groups": row_groups})
     if pois is None:
         names = [f"p{row}" for row in range(log.num_pois)]
         places = np.linspace(40.0, 41.0, log.num_pois)
         pois = pa.table({"poi_id": names, "latitude": places, "longitude": -places})
     pq.write_table(pois, path / "pois.parquet")
     manifest = {
-        "schema_version": 1,
+        "schema_version": 2,
         "protocol": protocol,
         "actions": ["check-in"],
         "modes": ["local", "pre_trip", "in_trip"],
-        "users_per_row_group": 2,
         "files": files,
     }
     (path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -46,14 +46,13 @@ def write_city(folder: Path, num_users: int = 24, num_actions: int = 20) -> Path
             }
         )
         pq.write_table(table, folder / path, row_group_size=USERS_PER_ROW_GROUP)
-        groups = -(-users // USERS_PER_ROW_GROUP)
+        groups = [min(USERS_PER_ROW_GROUP, users - start) for start in range(0, users, USERS_PER_ROW_GROUP)]
         files.append({"split": split, "path": path, "rows": users, "row_groups": groups, "actions": int(lengths.sum())})
     manifest = {
-        "schema_version": 1,
+        "schema_version": 2,
         "protocol": "tables",
         "actions": ACTIONS,
         "modes": ["local", "pre_trip", "in_trip"],
-        "users_per_row_group": USERS_PER_ROW_GROUP,
         "files": files,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -1,0 +1,188 @@
+"""Checks that a prepared folder keeps its parts apart: nothing of a later part reaches training, nobody is in twice."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pyarrow.compute as pc
+
+from data_pipelines.prepare.fingerprint import content_fingerprint
+from data_pipelines.prepare.shards import rows_fingerprint
+from data_pipelines.prepared import SPLITS, PreparedFolder
+
+Outcome = Literal["pass", "FAIL", "does not apply"]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found.
+
+    Attributes:
+        name: what should hold.
+        outcome: "pass", "FAIL" or "does not apply".
+        detail: numbers behind it, or why it does not apply.
+    """
+
+    name: str
+    outcome: Outcome
+    detail: str
+
+
+@dataclass
+class _Part:
+    """What one pass over the shards of a part gathers."""
+
+    first: int | None = None
+    last: int | None = None
+    visits: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    users: list[np.ndarray] = field(default_factory=list)
+    events: list[np.ndarray] = field(default_factory=list)
+    unsorted_users: int = 0
+    outside: int = 0
+    altered: list[str] = field(default_factory=list)
+
+
+def check_leaks(
+    folder: PreparedFolder, index_visits: np.ndarray | None = None, progress: Progress = lambda step: None
+) -> list[Check]:
+    """Run all checks: one pass over the shards, a shard in memory at a time, and 16 bytes for each event.
+
+    Args:
+        folder: the prepared folder.
+        index_visits: training visits that the tokenizer's POI index holds, int64 of shape (num_pois,) by poi_row; None
+            if there is no tokenizer.
+        progress: told each shard.
+
+    Raises:
+        ValueError: if a file is damaged.
+    """
+    pois = folder.pois()
+    parts = {split: _read_part(folder, split, pois.num_rows, progress) for split in SPLITS}
+    visits = pois["train_visits"].to_numpy()
+    return [
+        _shards_are_those_of_the_manifest(folder, parts),
+        _time_order(folder, parts),
+        _no_event_twice(folder, parts),
+        _counts_are_of_training(visits, parts),
+        _catalogue_is_of_training(folder, visits),
+        _index_counts(visits, index_visits),
+        _nobody_twice(parts),
+        _sequences(parts),
+    ]
+
+
+def _read_part(folder: PreparedFolder, split: str, num_pois: int, progress: Progress) -> _Part:
+    part = _Part(visits=np.zeros(num_pois, dtype=np.int64))
+    stated = {folder.path / entry["path"]: entry["fingerprint"] for entry in folder.manifest["files"]}
+    for file in folder.files(split):
+        progress(f"reading {file.name} of {split}")
+        table = folder.read_file(file)
+        if rows_fingerprint(table) != stated[file]:
+            part.altered.append(f"{split}/{file.name}")
+        users = table["user_hash"].to_numpy()
+        lengths = pc.list_value_length(table["timestamp"]).to_numpy()
+        times = pc.list_flatten(table["timestamp"]).to_numpy()
+        rows = pc.list_flatten(table["poi_row"]).to_numpy()
+        actions = pc.list_flatten(table["action"]).to_numpy()
+        owners = np.repeat(users, lengths)
+        part.users.append(users)
+        part.unsorted_users += len(np.unique(owners[1:][(owners[1:] == owners[:-1]) & (np.diff(times) < 0)]))
+        if len(times):
+            part.first = min(times.min(), times.max() if part.first is None else part.first)
+            part.last = max(times.max(), times.min() if part.last is None else part.last)
+        part.outside += int(((rows < -1) | (rows >= num_pois)).sum())
+        known = (rows >= 0) & (rows < num_pois)
+        part.visits += np.bincount(rows[known], minlength=num_pois)
+        part.events.append(_event_keys(owners, times, rows, actions))
+    return part
+
+
+def _event_keys(users: np.ndarray, times: np.ndarray, rows: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """uint64 hash of each event: two events share one by chance in 2**64."""
+    key = np.zeros(len(users), dtype=np.uint64)
+    for values in (users, times, rows, actions):
+        # One round of SplitMix64 for each value.
+        key = key ^ values.astype(np.int64).view(np.uint64)
+        key += np.uint64(0x9E3779B97F4A7C15)
+        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        key = key ^ (key >> np.uint64(31))
+    return key
+
+
+def _shards_are_those_of_the_manifest(folder: PreparedFolder, parts: dict[str, _Part]) -> Check:
+    altered = [file for part in parts.values() for file in part.altered]
+    name = "shards hold the rows that the manifest states"
+    if folder.manifest.get("content_fingerprint") != content_fingerprint(folder.manifest["files"]):
+        return Check(name, "FAIL", "the manifest's own fingerprints disagree")
+    return Check(name, "FAIL" if altered else "pass", f"changed: {', '.join(altered)}" if altered else "all shards")
+
+
+def _time_order(folder: PreparedFolder, parts: dict[str, _Part]) -> Check:
+    name = "each part ends before the next one starts"
+    rule = folder.manifest["split"]["rule"]
+    if rule in ("source", "leave-last-out"):
+        reason = "the source's own split" if rule == "source" else "parts of leave-last-out overlap in time by nature"
+        return Check(name, "does not apply", reason)
+    filled = [(split, part) for split, part in parts.items() if part.first is not None]
+    for (earlier, before), (later, after) in itertools.pairwise(filled):
+        assert before.last is not None
+        assert after.first is not None
+        if before.last >= after.first:
+            return Check(name, "FAIL", f"{earlier} ends at {before.last}, {later} starts at {after.first}")
+    return Check(name, "pass", ", ".join(f"{split} {part.first}..{part.last}" for split, part in filled))
+
+
+def _no_event_twice(folder: PreparedFolder, parts: dict[str, _Part]) -> Check:
+    name = "no event in two parts"
+    if folder.manifest["split"]["rule"] == "source":
+        return Check(name, "does not apply", "the source's own split keeps its repetitions")
+    keys = [np.unique(np.concatenate(part.events)) for part in parts.values() if part.events]
+    every = np.sort(np.concatenate(keys)) if keys else np.zeros(0, np.uint64)
+    twice = int((every[1:] == every[:-1]).sum())
+    return Check(name, "FAIL" if twice else "pass", f"{twice:,} of {len(every):,} distinct events")
+
+
+def _counts_are_of_training(visits: np.ndarray, parts: dict[str, _Part]) -> Check:
+    wrong = int((visits != parts["train"].visits).sum())
+    detail = f"{wrong:,} of {len(visits):,} POIs state other visits than training holds"
+    return Check("train_visits count training alone", "FAIL" if wrong else "pass", detail)
+
+
+def _catalogue_is_of_training(folder: PreparedFolder, visits: np.ndarray) -> Check:
+    name = "only POIs of training are listed"
+    if folder.manifest["settings"].get("catalogue") == "all":
+        return Check(name, "does not apply", "--catalogue all lists the whole POI table")
+    unvisited = int((visits == 0).sum())
+    return Check(name, "FAIL" if unvisited else "pass", f"{unvisited:,} of {len(visits):,} POIs without a visit")
+
+
+def _index_counts(visits: np.ndarray, index_visits: np.ndarray | None) -> Check:
+    name = "the tokenizer's index was built from training visits"
+    if index_visits is None:
+        return Check(name, "does not apply", "the folder holds no tokenizer")
+    if len(index_visits) != len(visits):
+        return Check(name, "FAIL", f"the index has {len(index_visits):,} POIs, the folder {len(visits):,}")
+    wrong = int((visits != index_visits).sum())
+    return Check(name, "FAIL" if wrong else "pass", f"{wrong:,} of {len(visits):,} POIs differ")
+
+
+def _nobody_twice(parts: dict[str, _Part]) -> Check:
+    twice = {}
+    for split, part in parts.items():
+        users = np.sort(np.concatenate(part.users)) if part.users else np.zeros(0, np.int64)
+        twice[split] = int((users[1:] == users[:-1]).sum())
+        if len(users) and users[0] < 0:
+            return Check("one row per user", "FAIL", f"{split} holds negative user hashes, which prepare never writes")
+    detail = ", ".join(f"{split} {num:,}" for split, num in twice.items())
+    return Check("one row per user", "FAIL" if any(twice.values()) else "pass", f"repeated users: {detail}")
+
+
+def _sequences(parts: dict[str, _Part]) -> Check:
+    unsorted = sum(part.unsorted_users for part in parts.values())
+    outside = sum(part.outside for part in parts.values())
+    detail = f"{unsorted:,} users out of order, {outside:,} actions at rows that pois.parquet lacks"
+    return Check("sequences are in time order, at listed POIs", "FAIL" if unsorted or outside else "pass", detail)
