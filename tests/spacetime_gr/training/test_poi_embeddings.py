@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from spacetime_gr.training.config import PretrainConfig
+from spacetime_gr.training.data import load_tokenizer
 from spacetime_gr.training.distributed import World
 from spacetime_gr.training.loading import load_config
-from spacetime_gr.training.model import build_model, load_tokenizer
+from spacetime_gr.training.model import build_model
 from tests.spacetime_gr.training.prepared_city import NUM_POIS
 
 

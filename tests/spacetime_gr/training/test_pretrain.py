@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from spacetime_gr.training.checkpoints import CheckpointStore
+from spacetime_gr.training.data import load_tokenizer
 from spacetime_gr.training.distributed import World
 from spacetime_gr.training.loading import dump_config, load_config
-from spacetime_gr.training.model import attention_implementation, load_tokenizer, model_config
+from spacetime_gr.training.model import attention_implementation, model_config
 from spacetime_gr.training.pretrain import _open_run, check_same_run, finished_before, main
 
 
