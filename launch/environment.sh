@@ -1,5 +1,6 @@
 # Sourced by the launch scripts: finds a Python, makes or reuses .venv, installs the package and leaves it activated.
-# Usage: source launch/environment.sh; ensure_environment [EXTRA]   (EXTRA: an optional dependency group, such as dev)
+# Usage: source launch/environment.sh; ensure_environment [EXTRA]; ensure_java
+#   EXTRA: an optional dependency group, such as dev. Java is what the tests of `prepare --engine spark` run on.
 
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 environment="$repository/.venv"
@@ -50,4 +51,19 @@ ensure_environment() {
   fi
   # shellcheck disable=SC1091
   source "$environment/bin/activate"
+}
+
+ensure_java() {
+  if [ -n "${JAVA_HOME:-}" ] || command -v java >/dev/null 2>&1; then
+    return # its version is checked where Spark is started
+  fi
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "== installing Java (openjdk-17-jre-headless)"
+    if apt-get update -q >/dev/null && apt-get install -q -y --no-install-recommends openjdk-17-jre-headless >/dev/null; then
+      return
+    fi
+  fi
+  echo "error: Java is missing, which Spark needs; install version 17 or 21 (Debian, Ubuntu: apt-get install" \
+    "openjdk-17-jre-headless) or set JAVA_HOME" >&2
+  return 1
 }
