@@ -166,7 +166,7 @@ def curves(options: argparse.Namespace) -> None:
             cells = [tables[axis][side][number] for side in SIDES]
             print(f"| {value:,} | " + " | ".join(f"{c['seconds']:.3f}, {c['peak_gb']:.2f}" for c in cells) + " |")
         slopes = [[slope(values, tables[axis][side], key) for key in ("seconds", "peak_gb")] for side in SIDES]
-        print("| slope | " + " | ".join(f"{a:.2f}, {b:.2f}" for a, b in slopes) + " |")
+        print("| slope | " + " | ".join(f"{a:.2f}, {b:.2f}" for a, b in slopes) + " |", flush=True)
     if options.plot:
         draw({axis: axes[axis][: options.points] for axis in axes}, tables, options.plot)
 
