@@ -2,7 +2,7 @@
 
 python benchmarks/vocabulary.py compare                                       # small, for a look
 python benchmarks/vocabulary.py compare --vocabulary 400000 --repeats 5       # 380 k blocks and 20 k inner ids
-python benchmarks/vocabulary.py curves --largest 1000000 --plot docs/images/cost_curves.png
+python benchmarks/vocabulary.py curves --largest 1000000 --repeats 1 --plot docs/images/cost_curves.png
 python benchmarks/vocabulary.py profile --vocabulary 400000
 
 A step is forward and backward in fp32, on rows of `--length` tokens, half of the actions supervised, tied embeddings,
@@ -160,22 +160,33 @@ def curves(options: argparse.Namespace) -> None:
     tables: dict[str, dict[str, list[dict[str, float]]]] = {}
     for axis, values in axes.items():
         values = values[: options.points]
-        tables[axis] = {side: [measure(options, side, **{axis: value}) for value in values] for side in SIDES}
+        tables[axis] = {side: [curve_point(options, side, axis, value) for value in values] for side in SIDES}
         print(f"\n| {axis} | " + " | ".join(f"{side}: s, GB" for side in SIDES) + " |\n" + "|---" * 4 + "|")
         for number, value in enumerate(values):
             cells = [tables[axis][side][number] for side in SIDES]
             print(f"| {value:,} | " + " | ".join(f"{c['seconds']:.3f}, {c['peak_gb']:.2f}" for c in cells) + " |")
         slopes = [[slope(values, tables[axis][side], key) for key in ("seconds", "peak_gb")] for side in SIDES]
-        print("| slope | " + " | ".join(f"{a:.2f}, {b:.2f}" for a, b in slopes) + " |")
+        print("| slope | " + " | ".join(f"{a:.2f}, {b:.2f}" for a, b in slopes) + " |", flush=True)
     if options.plot:
         draw({axis: axes[axis][: options.points] for axis in axes}, tables, options.plot)
 
 
+def curve_point(options: argparse.Namespace, side: str, axis: str, value: int) -> dict[str, float]:
+    """One point of a curve; NaN where the flat head's logits would be beyond what `--flat-logits-gb` allows."""
+    sizes = vars(options) | {axis: value}
+    logits_gb = sizes["vocabulary"] * sizes["batch"] * sizes["length"] * 4 / 2**30
+    if side == FLAT and logits_gb > options.flat_logits_gb:
+        return {"seconds": math.nan, "peak_gb": math.nan}
+    return measure(options, side, **{axis: value})
+
+
 def slope(values: list[int], results: list[dict[str, float]], key: str) -> float:
-    """Exponent of a power law, by least squares in the logarithms; NaN for a single point."""
-    if len(values) < 2:
+    """Exponent of a power law, by least squares in the logarithms of what was measured; NaN for a single point."""
+    y = np.log([result[key] for result in results])
+    measured = np.isfinite(y)
+    if measured.sum() < 2:
         return math.nan
-    return float(np.polyfit(np.log(values), np.log([result[key] for result in results]), 1)[0])
+    return float(np.polyfit(np.log(values)[measured], y[measured], 1)[0])
 
 
 def draw(axes: dict[str, list[int]], tables: dict[str, dict[str, list[dict[str, float]]]], file: Path) -> None:
@@ -230,6 +241,7 @@ def main() -> None:
     parser.add_argument("--check-vocabulary", type=int, default=2_000)
     parser.add_argument("--largest", type=int, default=1_000_000, help="vocabulary where the curves end")
     parser.add_argument("--points", type=int, default=5, help="only the first so many points of each curve")
+    parser.add_argument("--flat-logits-gb", type=float, default=3.2, help="curves leave out flat heads with more")
     parser.add_argument("--plot", type=Path, help="write the curves to this picture")
     parser.add_argument("--side", choices=SIDES, default=MIXED, help="for profile")
     options = parser.parse_args()
