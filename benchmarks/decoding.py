@@ -10,11 +10,13 @@ warm-up (by the clock and in processor time, which other work on the machine har
 process's peak memory over what it held before the first call. Both sides start from the same encoded requests;
 recommend() is timed as users call it, so with encoding.
 
-The return-explore head is off for the comparison, for it does not decode from a key-value cache; the third line shows
-recommend() with it. generate() copies the history once per beam before it reads it; where that takes too long or does
-not fit into memory, `--generate-histories` hands it the first so many histories only. Its time is then multiplied up to
-the whole batch (rows do not depend on each other), its memory is that of the part, and the overlap is that of the part.
-Both are exact over the same opened blocks, so all places and their log-probabilities must agree.
+The return-explore head is on, as it is by default; recommend() then opens the blocks of the history beside the beams,
+and may find places that generate() does not. With `--no-return-explore` both open the same blocks and are exact over
+them, so all places and their log-probabilities must agree.
+
+generate() copies the history once per beam before it reads it; where that takes too long or does not fit into memory,
+`--generate-histories` hands it the first so many histories only. Its time is then multiplied up to the whole batch
+(rows do not depend on each other), its memory is that of the part, and the overlap is that of the part.
 """
 
 import argparse
@@ -33,7 +35,7 @@ import torch
 
 from spacetime_gr import POIIndex, SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRTokenizer
 
-SIDES = ("recommend", "generate", "recommend with return-explore")
+SIDES = ("recommend", "generate")
 WHEN = 1_360_000_000
 K = 10
 
@@ -64,37 +66,26 @@ def world(options: argparse.Namespace) -> tuple[SpacetimeGRTokenizer, list[dict[
     return tokenizer, histories
 
 
-class CachedModel(SpacetimeGRForCausalLM):
-    """The model with the inputs that `generate` has to hand it: side inputs for the history, none for new tokens."""
-
-    def prepare_inputs_for_generation(self, input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> dict:
-        """The whole row at first, then the newest token at the position after."""
-        kept = ("past_key_values", "use_cache", "logits_to_keep")
-        common = {"past_key_values": past_key_values, **{name: kwargs[name] for name in kept if name in kwargs}}
-        if past_key_values is None or past_key_values.get_seq_length() == 0:
-            names = ("position_ids", "user_hash", "user_block", "gap", "category", "cell", "local_time")
-            return {"input_ids": input_ids, **common, **{name: kwargs[name] for name in names}}
-        position = torch.full_like(input_ids[:, -1:], input_ids.shape[1] - 1)
-        return {"input_ids": input_ids[:, -1:], "position_ids": position, **common}
-
-
-def make_model(tokenizer: SpacetimeGRTokenizer, options: argparse.Namespace) -> CachedModel:
-    """The model of a side."""
+def make_model(tokenizer: SpacetimeGRTokenizer, options: argparse.Namespace) -> SpacetimeGRForCausalLM:
+    """The model of both sides."""
     torch.manual_seed(0)
     config = SpacetimeGRConfig(
         **tokenizer.config_kwargs(),
         hidden_size=options.hidden_size,
         num_hidden_layers=options.num_layers,
-        return_explore=options.side == SIDES[2],
+        return_explore=options.return_explore,
         initializer_range=0.1,
     )
-    model = CachedModel(config)
+    model = SpacetimeGRForCausalLM(config)
     model.load_places(tokenizer.index)
     return model.eval()
 
 
 def by_generate(
-    model: CachedModel, tokenizer: SpacetimeGRTokenizer, histories: list[dict[str, Any]], options: argparse.Namespace
+    model: SpacetimeGRForCausalLM,
+    tokenizer: SpacetimeGRTokenizer,
+    histories: list[dict[str, Any]],
+    options: argparse.Namespace,
 ) -> list[dict[str, list]]:
     """Beam search over the two tokens, held to pairs that exist."""
     vocabulary, index = tokenizer.vocabulary, tokenizer.index
@@ -167,6 +158,7 @@ def main() -> None:
     parser.add_argument("--num-layers", type=int, default=2)
     parser.add_argument("--generate-histories", type=int, default=0, help="only so many for generate(); 0: all")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--return-explore", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -191,9 +183,16 @@ def main() -> None:
         )
     pairs = list(zip(ours["places"], theirs["places"], strict=False))  # generate() may have had the first ones only
     overlap = np.mean([len(set(one["poi_id"]) & set(other["poi_id"])) / K for one, other in pairs])
-    apart = max(np.abs(np.subtract(one["log_prob"], other["log_prob"])).max() for one, other in pairs)
+    scores = [(dict(zip(one["poi_id"], one["log_prob"], strict=True)), other) for one, other in pairs]
+    apart = max(
+        abs(found[poi] - log_prob)
+        for found, other in scores
+        for poi, log_prob in zip(other["poi_id"], other["log_prob"], strict=True)
+        if poi in found
+    )
     print(
-        f"\ntop-{K} overlap {overlap:.1%} over {len(pairs)} histories; log-probabilities differ by at most {apart:.1e}"
+        f"\ntop-{K} overlap {overlap:.1%} over {len(pairs)} histories; log-probabilities of the same places differ by "
+        f"at most {apart:.1e}"
     )
 
 
