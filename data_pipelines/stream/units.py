@@ -1,9 +1,10 @@
 """Units: one Parquet row group each, read without touching any other.
 
-Files are opened on first use, as a corpus has many; their footers are kept. A file that is replaced while a run reads
-it would change rows that were promised, so it is an error.
+Files are opened on first use, as a corpus has many; the newest footers are kept, and of every file that was opened how
+to know it again. A file that is replaced while a run reads it would change rows that were promised, so it is an error.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,12 +25,12 @@ _MAX_FOOTERS = 256
 _AGAIN = "run prepare --overwrite"
 
 
-@dataclass
-class _File:
-    """What was found when a file was first opened."""
+@dataclass(frozen=True)
+class _Seen:
+    """How a file is known again: its size and time of change, and where these differ (a copy), its footer."""
 
-    footer: pq.FileMetaData
-    stamp: tuple[int, int]  # size and time of change
+    stamp: tuple[int, int]
+    footer_digest: bytes
 
 
 class Units:
@@ -52,7 +53,9 @@ class Units:
         self._paths = list(self._rows_of_groups)
         self._file_of_unit = np.array(files, dtype=np.int32)
         self._group_of_unit = np.array(groups, dtype=np.int32)
+        self._bytes = {folder.path / entry["path"]: entry.get("bytes") for entry in folder.manifest["files"]}
         self._open = lru_cache(maxsize=_MAX_FOOTERS)(self._open_file)
+        self._seen: dict[Path, _Seen] = {}  # never dropped: a file may come back after its footer was
         self.columns = [*INTEGER_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in folder.schema.names)]
         self._check_schema(self._paths[files[0]], folder.schema)
 
@@ -72,26 +75,34 @@ class Units:
         """
         path = self._paths[self._file_of_unit[unit]]
         group = int(self._group_of_unit[unit])
-        file = self._open(path)
+        footer = self._open(path)
         try:
             # A reader of its own: readers are not made for several threads.
-            with pq.ParquetFile(path, metadata=file.footer) as reader:
+            with pq.ParquetFile(path, metadata=footer) as reader:
                 table = reader.read_row_group(group, columns=["user_hash", *self.columns], use_threads=False)
         except (OSError, pa.ArrowException) as error:
-            self._check_not_replaced(path, file)
+            self._check_not_replaced(path)
             reason = " ".join(str(error).split())
             raise ValueError(f"cannot read {self.where(unit)}: {reason}; {_AGAIN}") from error
-        self._check_not_replaced(path, file)
+        self._check_not_replaced(path)
         sequences = to_sequences(table, self.columns, self.where(unit))
         self._check_values(sequences, unit)
         return sequences
 
-    def _open_file(self, path: Path) -> _File:
+    def _open_file(self, path: Path) -> pq.FileMetaData:
         try:
             stamp = _stamp(path)
+            stated = self._bytes[path]
+            if path not in self._seen and stated is not None and stamp[0] != stated:
+                raise ValueError(
+                    f"{path} has {stamp[0]:,} bytes, its manifest says {stated:,}; the file was cut short or changed "
+                    f"after prepare: copy it again or {_AGAIN}"
+                )
             footer = pq.read_metadata(path)
+            self._seen.setdefault(path, _Seen(stamp, _footer_digest(path, footer)))
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"cannot open {path}: {' '.join(str(error).split())}; {_AGAIN}") from error
+        self._check_not_replaced(path)
         found = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         expected = self._rows_of_groups[path]
         if found != expected:
@@ -100,14 +111,15 @@ class Units:
                 f"{sum(expected)}; the file was changed after prepare: {_AGAIN}"
             )
         self._check_schema(path, footer.schema.to_arrow_schema())
-        return _File(footer, stamp)
+        return footer
 
-    def _check_not_replaced(self, path: Path, file: _File) -> None:
+    def _check_not_replaced(self, path: Path) -> None:
+        seen = self._seen[path]
         try:
             stamp = _stamp(path)
-            if stamp == file.stamp:
+            if stamp == seen.stamp:
                 return
-            same = pq.read_metadata(path).equals(file.footer)
+            same = _footer_digest(path, pq.read_metadata(path)) == seen.footer_digest
         except (OSError, pa.ArrowException):
             same = False
         if not same:
@@ -115,7 +127,7 @@ class Units:
                 f"{path} was replaced or removed while the stream was reading it; put the old file back and resume, or "
                 "start a new run"
             )
-        file.stamp = stamp  # copied anew, or touched
+        self._seen[path] = _Seen(stamp, seen.footer_digest)  # copied anew, or touched
 
     def _check_schema(self, path: Path, schema: pa.Schema) -> None:
         for name in ("user_hash", *self.columns):
@@ -162,6 +174,13 @@ class Units:
 def _stamp(path: Path) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
+
+
+def _footer_digest(path: Path, footer: pq.FileMetaData) -> bytes:
+    """Hash of the footer as it stands in the file: positions, sizes and statistics of every column chunk."""
+    with path.open("rb") as file:
+        file.seek(-(footer.serialized_size + 8), os.SEEK_END)  # its length and PAR1 follow it
+        return hashlib.sha256(file.read()).digest()
 
 
 def to_sequences(table: pa.Table, columns: list[str], where: str) -> Sequences:
