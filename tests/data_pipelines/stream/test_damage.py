@@ -105,9 +105,8 @@ def test_a_shard_that_is_replaced_during_a_run(tmp_path: Path, num_workers: int)
 def test_a_shard_that_is_replaced_after_its_footer_was_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_pipelines.stream.units._MAX_FOOTERS", 1)
     users = make_users([6, 7, 8, 9])
-    units = Units(
-        PreparedFolder(write_folder(tmp_path / "data", [users[:3], users[3:]], users_per_row_group=1)), "train"
-    )
+    folder = write_folder(tmp_path / "data", [users[:3], users[3:]], users_per_row_group=1)
+    units = Units(PreparedFolder(folder), "train")
     for unit in (0, 3):
         units.read(unit)
     os.utime(shard(folder), (1, 1))
