@@ -1,5 +1,6 @@
 """`spacetime-gr stream`: any row of any lane as readable actions, and what cleaning does to a prepared folder."""
 
+import json
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -63,7 +64,8 @@ def _run_config(folder: Path, config: Path | None) -> "PretrainConfig":
     from spacetime_gr.training.loading import load_config
 
     if config is not None:
-        return load_config(config, [f"data.path={folder}"])
+        # Quoted, as an override is YAML.
+        return load_config(config, [f"data.path={json.dumps(str(folder), ensure_ascii=False)}"])
     return PretrainConfig(run=RunSection(dir="."), data=DataSection(path=str(folder)), train=TrainSection(max_steps=1))
 
 

@@ -63,6 +63,12 @@ def test_inspect_shows_the_rows_of_a_lane(city: Path, config: Path) -> None:
     assert all("*" in line[0] for line in hidden)
 
 
+@pytest.mark.parametrize("name", ["a: b", "[1, 2]", "caf\u00e9 #3 \U0001f600"])
+def test_a_folder_of_any_name_is_read(city: Path, config: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(city)
+    assert "too_short" in invoke(stream, tmp_path / name, "--stats", "--config", config)
+
+
 def test_a_lane_that_does_not_exist_is_named(city: Path, config: Path) -> None:
     with pytest.raises(ValueError, match=r"--lane 4: the stream has lanes 0 to 3"):
         invoke(stream, city, "--inspect", "--lane", 4, "--config", config)
