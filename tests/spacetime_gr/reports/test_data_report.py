@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -198,6 +199,22 @@ def test_errors(tiny: Path, tmp_path: Path) -> None:
     assert str(shard) in message
     assert "run" in message
     assert not out.exists()
+
+
+def test_values_that_cannot_be_name_the_shard(tiny: Path, tmp_path: Path) -> None:
+    def said(name: str, **columns: list[int]) -> str:
+        wrong = user(10, [0, 1], [MONDAY, MONDAY + 1]) | columns
+        return refused(
+            "data-report", write_folder(tmp_path / name, SPLITS | {"train": [wrong]}), "--out", tmp_path / "o"
+        )
+
+    where = "row group 0 of .*part-00000.parquet"
+    assert re.search(f"{where}: column 'action' holds 1, expected 0 to 0", said("action", action=[0, 1]))
+    assert re.search(f"{where}: column 'mode' holds 3, expected -1 to 2", said("mode", mode=[0, 3]))
+    assert re.search(f"{where}, row 0: timestamps fall", said("times", timestamp=[MONDAY, MONDAY - 1]))
+    shard = tiny / "train" / "part-00000.parquet"
+    pq.write_table(pq.read_table(shard).drop_columns("timestamp"), shard)
+    assert "lacks the column 'timestamp'" in refused("data-report", tiny, "--out", tmp_path / "o")
 
 
 def test_a_shard_that_holds_other_actions_than_the_manifest_says(tiny: Path, tmp_path: Path) -> None:
