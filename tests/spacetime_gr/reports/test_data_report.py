@@ -12,8 +12,12 @@ from typer.testing import CliRunner
 
 from data_pipelines import PreparedFolder
 from data_pipelines.prepared import SPLITS as NAMES
+from data_pipelines.stream.report import survey
+from spacetime_gr import SpacetimeGRTokenizer
 from spacetime_gr.cli.main import app
 from spacetime_gr.reports.data_pass import whole_people
+from spacetime_gr.training.data import open_stream
+from spacetime_gr.training.loading import load_config
 from tests.spacetime_gr.reports.conftest import BAD_CATEGORY, BAD_NAME, HOUR, MONDAY, SPLITS, user, write_folder
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "pretrain"
@@ -117,6 +121,23 @@ def test_cleaning_of_a_configuration(tiny: Path) -> None:
     assert numbers["cleaning"]["settings"]["min_actions"] == 4
     assert (counts["sequences_read"], counts["sequences_too_short"], counts["actions_too_short"]) == (2, 2, 4)
     assert "sequences: too short" in page
+
+
+def test_cleaning_draws_with_the_seed_of_the_run(tmp_path: Path) -> None:
+    alike = [user(one, [0] * 8, [MONDAY + HOUR * hour for hour in range(8)]) for one in range(1, 41)]
+    folder = write_folder(tmp_path / "alike", {"train": alike})
+    base, soft = tmp_path / "base.yaml", tmp_path / "soft.yaml"
+    base.write_text(
+        "run: {dir: run}\ndata: {path: data, num_lanes: 4, row_length: 64}\ntrain: {max_steps: 1, seed: 7}\n"
+    )
+    soft.write_text("data: {cleaning: {min_distinct_ratio: 0.25, soft_richness: true}}\n")
+    numbers, _ = report(folder, "--config", base, "--config", soft)
+    stream = open_stream(
+        load_config([base, soft], [f"data.path={folder}"]), SpacetimeGRTokenizer.from_pretrained(folder / "tokenizer")
+    )
+    counts = survey(stream.makers).counts
+    assert 0 < counts["sequences_low_distinct_ratio"] < 40
+    assert numbers["cleaning"]["counts"]["sequences_low_distinct_ratio"] == counts["sequences_low_distinct_ratio"]
 
 
 @pytest.mark.parametrize("seed", range(5))
