@@ -70,7 +70,7 @@ class UnitRows:
 
 def as_rows(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A written batch in its final shape: field -> (size, row_length)."""
-    return {name: values.reshape(len(values), -1) for name, values in batch.items()}
+    return {name: values.reshape(len(values), values.shape[1] * values.shape[2]) for name, values in batch.items()}
 
 
 class RowMaker:
