@@ -66,8 +66,8 @@ def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
             folder = arguments.out / name / f"seed-{seed}"
             configs = [part for file in (arguments.config, *overlays) for part in ("--config", str(file))]
             settings = [
-                f"data.path={data}",
-                f"run.dir={folder / 'run'}",
+                f"data.path={_quoted(data)}",
+                f"run.dir={_quoted(folder / 'run')}",
                 f"train.seed={seed}",
                 f"train.max_steps={arguments.steps}",
                 "log.console=false",
@@ -78,6 +78,11 @@ def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
             if arguments.max_targets is not None:
                 evaluate += ["--max-targets", str(arguments.max_targets)]
             yield Job(folder, [sys.executable, str(ROOT / "launch" / "pretrain.py"), *configs, *settings], evaluate)
+
+
+def _quoted(path: Path) -> str:
+    """A path as text for an override, which is YAML."""
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def figures(result: Mapping[str, Any]) -> list[float | None]:

@@ -32,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines import PreparedFolder, TokenStream
+from data_pipelines.prepared import SCHEMA_VERSION
 from data_pipelines.stream.modes import segment_modes, single_mode_offsets
 from data_pipelines.stream.packing import cut_windows, lay_out, pack_best_fit
 from data_pipelines.stream.rows import as_rows
@@ -346,18 +347,18 @@ def make_folder(folder: Path, num_users: int = 5120, mean_actions: int = 200, nu
             "split": "train",
             "path": path,
             "rows": users,
-            "row_groups": math.ceil(users / group),
+            "row_groups": [min(group, users - start) for start in range(0, users, group)],
             "actions": total,
+            "bytes": (folder / path).stat().st_size,
         }
         files.append(entry)
     index = POIIndex.build(pois, scheme="quadtree", max_pois_per_block=256)
     SpacetimeGRTokenizer(index=index, actions=actions).save_pretrained(folder / "tokenizer")
     manifest = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "protocol": "tables",
         "actions": actions,
         "modes": ["local", "pre_trip", "in_trip"],
-        "users_per_row_group": group,
         "files": files,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

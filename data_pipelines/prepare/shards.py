@@ -43,7 +43,8 @@ def write_shard(
         actions_per_row_group: bound of a row group, or one user who alone has more.
 
     Returns:
-        For the manifest: rows (users), row_groups (users of each), actions, fingerprint (see `rows_fingerprint`).
+        For the manifest: rows (users), row_groups (users of each), actions, bytes, and fingerprint (see
+        `rows_fingerprint`).
     """
     events = pa.concat_tables([pq.read_table(part, partitioning=None) for part in sorted(bucket.glob("*.parquet"))])
     users = events["user_hash"].to_numpy()
@@ -73,6 +74,7 @@ def write_shard(
         "row_groups": groups,
         "actions": int(offsets[-1]),
         "fingerprint": rows_fingerprint(table),
+        "bytes": file.stat().st_size,
     }
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from data_pipelines.stream.places import distance_km, poi_points, points_before
 from data_pipelines.stream.sequences import Sequences
-from data_pipelines.stream.settings import nearest
+from data_pipelines.stream.settings import check_number, nearest
 from data_pipelines.stream.visits import Visits
 
 BEHAVIOURS = ("functional", "interest")
@@ -58,12 +58,14 @@ class Rule:
         if self.behaviour not in BEHAVIOURS:
             raise ValueError(f"({self.name}): behaviour must be one of {', '.join(BEHAVIOURS)}, got {self.behaviour!r}")
         for key in ("actions", "categories"):
-            if isinstance(getattr(self, key), str):
-                raise ValueError(f"({self.name}): {key} must be a list of names, got {getattr(self, key)!r}")
-        for key, low in (("min_km", 0), ("max_km", 0), ("anchors", 0), ("min_anchor_visits", 1)):
-            value = getattr(self, key)
-            if value is not None and not value >= low:
-                raise ValueError(f"({self.name}): {key} must be at least {low}, got {value}")
+            names = getattr(self, key)
+            if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"({self.name}): {key} must be a list of names, got {names!r}; leave it out for any")
+        for key, low in (("anchors", 0), ("min_anchor_visits", 1)):
+            check_number(getattr(self, key), f"({self.name}): {key}", low, whole=True)
+        for key in ("min_km", "max_km"):
+            if getattr(self, key) is not None:
+                check_number(getattr(self, key), f"({self.name}): {key}", 0)
         if self.min_km is not None and self.max_km is not None and self.min_km > self.max_km:
             raise ValueError(f"({self.name}): min_km {self.min_km} is above max_km {self.max_km}: it never matches")
         bounds = self.min_km is not None or self.max_km is not None

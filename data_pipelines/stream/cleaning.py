@@ -16,7 +16,7 @@ from data_pipelines.stream.hashing import RICHNESS, uniform
 from data_pipelines.stream.modes import TRIP_KM
 from data_pipelines.stream.places import distance_km, poi_points, stated_points
 from data_pipelines.stream.sequences import Sequences
-from data_pipelines.stream.settings import as_settings
+from data_pipelines.stream.settings import as_settings, check_number
 from data_pipelines.stream.visits import Visits
 
 HOUR, DAY = 3_600, 86_400
@@ -74,15 +74,14 @@ class CleaningSettings:
             raise ValueError(
                 "cleaning.classifier decides what cleaning.default_behaviour would: set one of the two, or add a rule"
             )
-        least: dict[str, float] = {"min_actions": 1, "min_actions_for_richness": 1}
+        least = {"min_actions": 1, "min_actions_for_richness": 1}
         least |= dict.fromkeys(("duplicate_seconds", "max_actions_per_hour", "max_actions_per_day"), 0)
-        least |= dict.fromkeys(("max_speed_kmh", "min_move_km", "trip_km"), 0)
         for name, low in least.items():
-            if not getattr(self, name) >= low:
-                raise ValueError(f"cleaning.{name} must be at least {low}, got {getattr(self, name)}")
+            check_number(getattr(self, name), f"cleaning.{name}", low, whole=True)
+        for name in ("max_speed_kmh", "min_move_km", "trip_km"):
+            check_number(getattr(self, name), f"cleaning.{name}", 0)
         for name in ("max_fast_moves", "min_distinct_ratio", "min_entropy"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"cleaning.{name} must lie between 0 and 1, got {getattr(self, name)}")
+            check_number(getattr(self, name), f"cleaning.{name}", 0, 1)
         if not isinstance(self.soft_richness, bool):
             raise ValueError(f"cleaning.soft_richness must be true or false, got {self.soft_richness!r}")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -35,6 +36,14 @@ def as_settings(cls: type[T], values: T | Mapping[str, Any] | None, what: str) -
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in values.items())
         raise ValueError(f"a setting of {what} has a wrong type: {error}; got {given}") from error
+
+
+def check_number(value: Any, name: str, low: float, high: float = math.inf, whole: bool = False) -> None:
+    """Raises ValueError naming the setting if it is no number, not `whole`, or out of `low` to `high`."""
+    kind = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+        bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number, {bounds}, got {value!r}")
 
 
 def _frozen(value: Any) -> Any:

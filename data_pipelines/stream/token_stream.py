@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from data_pipelines.stream.cleaning import CleaningSettings
 from data_pipelines.stream.corpora import CorpusSettings, as_corpora, check_names_agree, corpus_seed, data_fingerprint
 from data_pipelines.stream.curriculum import CurriculumSettings, choose_corpus, choose_multi_mode
 from data_pipelines.stream.lanes import Cursor, Lane, Source, UnitFeed, UnitOrder, Walk
-from data_pipelines.stream.rows import VIEWS, RowMaker, View, as_rows
+from data_pipelines.stream.rows import VIEWS, RowMaker, UnitRows, View, as_rows
 from data_pipelines.stream.settings import as_settings
 from data_pipelines.stream.units import Units
 
@@ -135,32 +136,40 @@ class TokenStream:
         return as_rows(batch)
 
     def rows_once(self) -> Iterator[dict[str, np.ndarray]]:
-        """Every row of the split exactly once, multi-mode, in a fixed order, corpus after corpus: for held-out loss.
+        """Every row of the split exactly once, multi-mode, in a fixed order: for held-out loss.
 
-        Batches have the shape of the stream's; the last one is filled up with padding rows, so all ranks give equally
-        many batches. Each rank makes all rows and keeps its share. Does not move the stream. Raises ValueError if
-        cleaning leaves no row of a corpus.
+        The corpora take turns row by row until each has given all of its rows, so that the first rows are of every
+        corpus. Batches have the shape of the stream's; the last one is filled up with padding rows, so all ranks give
+        equally many batches. Each rank makes all rows and keeps its share. Does not move the stream. Raises ValueError
+        with the first batch if cleaning leaves no row of a corpus.
         """
         batch: dict[str, np.ndarray] | None = None
         lane = 0
-        for maker, source in zip(self.makers, self._sources, strict=True):
-            num_made = 0
-            for unit in range(source.order.num_units):
-                made = maker.make("multi", 0, unit)
-                num_made += made.num_rows
-                for row in range(made.num_rows):
-                    if batch is None:
-                        batch = made.new_batch(len(self._own))
-                    if lane in self._own:
-                        made.write(row, batch, lane - self._own.start)
-                    lane += 1
-                    if lane == self.num_lanes:
-                        yield as_rows(batch)
-                        batch, lane = None, 0
-            if not num_made:
-                source.feed.require_rows("multi")
+        # A whole turn is taken before its rows are given out, so the first turn finds every corpus without rows.
+        turns = zip_longest(*(self._rows_of(corpus) for corpus in range(len(self.corpora))))
+        for made, row in (found for turn in turns for found in turn if found is not None):
+            if batch is None:
+                batch = made.new_batch(len(self._own))
+            if lane in self._own:
+                made.write(row, batch, lane - self._own.start)
+            lane += 1
+            if lane == self.num_lanes:
+                yield as_rows(batch)
+                batch, lane = None, 0
         if batch is not None:
             yield as_rows(batch)
+
+    def _rows_of(self, corpus: int) -> Iterator[tuple[UnitRows, int]]:
+        """The rows of a corpus once, each as the rows of its unit and its number there. ValueError if it has none."""
+        maker = self.makers[corpus]
+        num_made = 0
+        for unit in range(len(maker.units)):
+            made = maker.make("multi", 0, unit)
+            num_made += made.num_rows
+            for row in range(made.num_rows):
+                yield made, row
+        if not num_made:
+            self._sources[corpus].feed.require_rows("multi")
 
     @property
     def tokens_seen(self) -> int:

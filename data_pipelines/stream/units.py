@@ -1,9 +1,10 @@
 """Units: one Parquet row group each, read without touching any other.
 
-Files are opened on first use, as a corpus has many; their footers are kept. A file that is replaced while a run reads
-it would change rows that were promised, so it is an error.
+Files are opened on first use, as a corpus has many; the newest footers are kept, and of every file that was opened how
+to know it again. A file that is replaced while a run reads it would change rows that were promised, so it is an error.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,21 +16,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.prepared import PreparedFolder
+from data_pipelines.shard_checks import AGAIN, INTEGER_COLUMNS, OPTIONAL_COLUMNS, check_schema, check_values
 from data_pipelines.stream.sequences import Sequences
 
-INTEGER_COLUMNS = ("poi_row", "action", "timestamp", "tz_offset_minutes")
-POINT_COLUMNS = ("user_latitude", "user_longitude")
-OPTIONAL_COLUMNS = (*POINT_COLUMNS, "mode")
 _MAX_FOOTERS = 256
-_AGAIN = "run prepare --overwrite"
 
 
-@dataclass
-class _File:
-    """What was found when a file was first opened."""
+@dataclass(frozen=True)
+class _Seen:
+    """How a file is known again: its size and time of change, and where these differ (a copy), its footer."""
 
-    footer: pq.FileMetaData
-    stamp: tuple[int, int]  # size and time of change
+    stamp: tuple[int, int]
+    footer_digest: bytes
 
 
 class Units:
@@ -52,9 +50,11 @@ class Units:
         self._paths = list(self._rows_of_groups)
         self._file_of_unit = np.array(files, dtype=np.int32)
         self._group_of_unit = np.array(groups, dtype=np.int32)
+        self._bytes = {folder.path / entry["path"]: entry.get("bytes") for entry in folder.manifest["files"]}
         self._open = lru_cache(maxsize=_MAX_FOOTERS)(self._open_file)
+        self._seen: dict[Path, _Seen] = {}  # never dropped: a file may come back after its footer was
         self.columns = [*INTEGER_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in folder.schema.names)]
-        self._check_schema(self._paths[files[0]], folder.schema)
+        check_schema(folder.schema, self.columns, self._paths[files[0]])
 
     def __len__(self) -> int:
         return len(self._file_of_unit)
@@ -72,42 +72,52 @@ class Units:
         """
         path = self._paths[self._file_of_unit[unit]]
         group = int(self._group_of_unit[unit])
-        file = self._open(path)
+        footer = self._open(path)
         try:
             # A reader of its own: readers are not made for several threads.
-            with pq.ParquetFile(path, metadata=file.footer) as reader:
+            with pq.ParquetFile(path, metadata=footer) as reader:
                 table = reader.read_row_group(group, columns=["user_hash", *self.columns], use_threads=False)
         except (OSError, pa.ArrowException) as error:
-            self._check_not_replaced(path, file)
+            self._check_not_replaced(path)
             reason = " ".join(str(error).split())
-            raise ValueError(f"cannot read {self.where(unit)}: {reason}; {_AGAIN}") from error
-        self._check_not_replaced(path, file)
+            raise ValueError(f"cannot read {self.where(unit)}: {reason}; {AGAIN}") from error
+        self._check_not_replaced(path)
         sequences = to_sequences(table, self.columns, self.where(unit))
-        self._check_values(sequences, unit)
+        num_actions, num_modes = len(self.folder.actions), len(self.folder.modes)
+        check_values(sequences.columns, sequences.offsets, num_actions, num_modes, self.where(unit))
         return sequences
 
-    def _open_file(self, path: Path) -> _File:
+    def _open_file(self, path: Path) -> pq.FileMetaData:
         try:
             stamp = _stamp(path)
+            stated = self._bytes[path]
+            if path not in self._seen and stated is not None and stamp[0] != stated:
+                raise ValueError(
+                    f"{path} has {stamp[0]:,} bytes, its manifest says {stated:,}; the file was cut short or changed "
+                    f"after prepare: copy it again or {AGAIN}"
+                )
             footer = pq.read_metadata(path)
+            self._seen.setdefault(path, _Seen(stamp, _footer_digest(path, footer)))
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"cannot open {path}: {' '.join(str(error).split())}; {_AGAIN}") from error
+            raise ValueError(f"cannot open {path}: {' '.join(str(error).split())}; {AGAIN}") from error
+        self._check_not_replaced(path)
         found = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         expected = self._rows_of_groups[path]
         if found != expected:
             raise ValueError(
                 f"{path} has {len(found)} row groups of {sum(found)} users, its manifest says {len(expected)} of "
-                f"{sum(expected)}; the file was changed after prepare: {_AGAIN}"
+                f"{sum(expected)}; the file was changed after prepare: {AGAIN}"
             )
-        self._check_schema(path, footer.schema.to_arrow_schema())
-        return _File(footer, stamp)
+        check_schema(footer.schema.to_arrow_schema(), self.columns, path)
+        return footer
 
-    def _check_not_replaced(self, path: Path, file: _File) -> None:
+    def _check_not_replaced(self, path: Path) -> None:
+        seen = self._seen[path]
         try:
             stamp = _stamp(path)
-            if stamp == file.stamp:
+            if stamp == seen.stamp:
                 return
-            same = pq.read_metadata(path).equals(file.footer)
+            same = _footer_digest(path, pq.read_metadata(path)) == seen.footer_digest
         except (OSError, pa.ArrowException):
             same = False
         if not same:
@@ -115,53 +125,19 @@ class Units:
                 f"{path} was replaced or removed while the stream was reading it; put the old file back and resume, or "
                 "start a new run"
             )
-        file.stamp = stamp  # copied anew, or touched
-
-    def _check_schema(self, path: Path, schema: pa.Schema) -> None:
-        for name in ("user_hash", *self.columns):
-            if name not in schema.names:
-                raise ValueError(f"{path} lacks the column {name!r} (it has {', '.join(schema.names)}); {_AGAIN}")
-            kind = schema.field(name).type
-            if name != "user_hash":
-                kind = kind.value_type if pa.types.is_list(kind) else None
-            wanted = pa.types.is_floating if name in POINT_COLUMNS else pa.types.is_integer
-            if kind is None or not wanted(kind):
-                expected = "floats" if name in POINT_COLUMNS else "integers"
-                raise ValueError(
-                    f"{path}: column {name!r} has type {schema.field(name).type}, expected "
-                    f"{expected if name == 'user_hash' else f'lists of {expected}'}; {_AGAIN}"
-                )
-
-    def _check_values(self, sequences: Sequences, unit: int) -> None:
-        columns = sequences.columns
-        ranges: dict[str, tuple[float, float]] = {
-            "poi_row": (-1, np.iinfo(np.int32).max),
-            "action": (0, len(self.folder.actions) - 1),
-            "mode": (-1, len(self.folder.modes) - 1),
-            "user_latitude": (-90, 90),
-            "user_longitude": (-180, 180),
-        }
-        for name, (low, high) in ranges.items():
-            values = columns.get(name)
-            if values is None or not len(values):
-                continue
-            # fmin and fmax pass over NaN, which says that a place is not known.
-            extremes = np.fmin.reduce(values), np.fmax.reduce(values)
-            if extremes[0] < low or extremes[1] > high:
-                wrong = extremes[0] if extremes[0] < low else extremes[1]
-                raise ValueError(
-                    f"{self.where(unit)}: column {name!r} holds {wrong}, expected {low} to {high}; {_AGAIN}"
-                )
-        back = np.diff(columns["timestamp"], prepend=columns["timestamp"][:1]) < 0
-        back[sequences.offsets[:-1][sequences.lengths > 0]] = False
-        if back.any():
-            row = int(np.searchsorted(sequences.offsets, np.flatnonzero(back)[0], side="right")) - 1
-            raise ValueError(f"{self.where(unit)}, row {row}: timestamps fall; they must be in time order: {_AGAIN}")
+        self._seen[path] = _Seen(stamp, seen.footer_digest)  # copied anew, or touched
 
 
 def _stamp(path: Path) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
+
+
+def _footer_digest(path: Path, footer: pq.FileMetaData) -> bytes:
+    """Hash of the footer as it stands in the file: positions, sizes and statistics of every column chunk."""
+    with path.open("rb") as file:
+        file.seek(-(footer.serialized_size + 8), os.SEEK_END)  # its length and PAR1 follow it
+        return hashlib.sha256(file.read()).digest()
 
 
 def to_sequences(table: pa.Table, columns: list[str], where: str) -> Sequences:
@@ -177,11 +153,11 @@ def to_sequences(table: pa.Table, columns: list[str], where: str) -> Sequences:
             row = int(np.flatnonzero(lengths != counts)[0])
             raise ValueError(
                 f"{where}, row {row}: column {name!r} has {counts[row]} values, {columns[0]!r} has {lengths[row]}; "
-                f"all columns of a user must have one value per action: {_AGAIN}"
+                f"all columns of a user must have one value per action: {AGAIN}"
             )
         values = lists.flatten()
         if values.null_count and not pa.types.is_floating(values.type):
-            raise ValueError(f"{where}: column {name!r} holds {values.null_count} nulls; {_AGAIN}")
+            raise ValueError(f"{where}: column {name!r} holds {values.null_count} nulls; {AGAIN}")
         flat[name] = values.to_numpy(zero_copy_only=False)
     assert lengths is not None
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -16,7 +16,10 @@ _POINTS = 400  # steps looked at in a line of the table, and in the picture
 
 
 def curriculum(
-    config: Annotated[Path, typer.Option(help="Configuration of a run, see configs/pretrain/.")],
+    config: Annotated[
+        list[Path],
+        typer.Option(help="Configuration of a run, see configs/pretrain/; given again, a file laid over those before."),
+    ],
     plot: Annotated[Path | None, typer.Option(help="Picture to write (.png, .svg or .pdf).")] = None,
     num_steps: Annotated[
         int | None,

@@ -22,13 +22,16 @@ def data_report(
         ReportSplit, typer.Option(help="Figures of the training split, or of all splits together.")
     ] = ReportSplit.TRAIN,
     config: Annotated[
-        Path | None,
-        typer.Option(help="Configuration of a pretraining run: counts what its data.cleaning drops and marks."),
+        list[Path] | None,
+        typer.Option(
+            help="Configuration of a pretraining run: counts what its data.cleaning drops and marks. Given again, a "
+            "file laid over those before."
+        ),
     ] = None,
 ) -> None:
     """Report on prepared data: counts, rejected rows, rhythms, distances, returns, categories, and two maps.
 
-    The page needs no network and holds no data of single users.
+    The page needs no network. Places and map cells that few people visit are shown too: share it as you would the data.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -41,7 +44,7 @@ def data_report(
     for file in (out, json_file):
         if file is not None and file.is_dir():
             raise ValueError(f"{file} is a folder; expected the name of a file to write")
-    cleaning = None if config is None else load_config(config).data.cleaning or {}
+    run = load_config(config) if config else None
     console = Console(stderr=True, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
@@ -49,7 +52,8 @@ def data_report(
         numbers, page = report_on(
             prepared,
             split.value,
-            cleaning,
+            None if run is None else run.data.cleaning or {},
+            0 if run is None else run.train.seed,
             lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total),
         )
         bar.update(task, description="done", total=1, completed=1)

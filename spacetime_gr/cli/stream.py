@@ -1,5 +1,7 @@
 """`spacetime-gr stream`: any row of any lane as readable actions, and what cleaning does to a prepared folder."""
 
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -27,8 +29,12 @@ def stream(
         typer.Option("--stats", help="Show what cleaning drops, what the rules decide, and the modes with examples."),
     ] = False,
     config: Annotated[
-        Path | None,
-        typer.Option(help="Configuration of a run: cleaning, curriculum, lanes and seed.", show_default="no cleaning"),
+        list[Path] | None,
+        typer.Option(
+            help="Configuration of a run: cleaning, curriculum, lanes and seed. Given again, a file laid over those "
+            "before.",
+            show_default="no cleaning",
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     lane: Annotated[int, typer.Option(min=0, help="Lane: a row of the global batch.", rich_help_panel=ROWS)] = 0,
@@ -58,12 +64,13 @@ def stream(
         _show_stats(settings, tokenizer, split, num_examples, console)
 
 
-def _run_config(folder: Path, config: Path | None) -> "PretrainConfig":
+def _run_config(folder: Path, config: Sequence[Path] | None) -> "PretrainConfig":
     from spacetime_gr.training.config import DataSection, PretrainConfig, RunSection, TrainSection
     from spacetime_gr.training.loading import load_config
 
-    if config is not None:
-        return load_config(config, [f"data.path={folder}"])
+    if config:
+        # Quoted, as an override is YAML.
+        return load_config(config, [f"data.path={json.dumps(str(folder), ensure_ascii=False)}"])
     return PretrainConfig(run=RunSection(dir="."), data=DataSection(path=str(folder)), train=TrainSection(max_steps=1))
 
 

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.prepared import SPLITS, PreparedFolder
+from data_pipelines.shard_checks import INTEGER_COLUMNS, check_schema, check_values
 from data_pipelines.stream.sequences import Sequences
-from data_pipelines.stream.units import INTEGER_COLUMNS, to_sequences
+from data_pipelines.stream.units import to_sequences
 
 _END_OF_TIME = 253_402_300_800  # the year 10000
 
@@ -51,11 +52,7 @@ class _Reader:
         # Read straight through: the random access of the stream's units costs much more per row group.
         self._row_groups = folder.row_groups(self.split)
         self.num_units = len(self._row_groups)
-        names = folder.schema.names
-        missing = [name for name in ("user_hash", *INTEGER_COLUMNS) if name not in names]
-        if missing:
-            raise ValueError(f"the shards of {folder.path} lack the column {missing[0]!r}; run prepare --overwrite")
-        self._columns = [*INTEGER_COLUMNS, *(["mode"] if "mode" in names else [])]
+        self._columns = [*INTEGER_COLUMNS, *(["mode"] if "mode" in folder.schema.names else [])]
         self._open: tuple[Path, pq.ParquetFile] | None = None
         self._next = 0
         self._num_actions = 0
@@ -63,6 +60,7 @@ class _Reader:
             int(entry.get("actions", -1)) for entry in folder.manifest["files"] if entry["split"] == self.split
         )
         self._path = folder.path
+        self._num_names = len(folder.actions), len(folder.modes)
         self._last_hash = -1
         self.waiting = Sequences({}, np.zeros(1, np.int64), np.empty(0, np.int64))
 
@@ -90,10 +88,12 @@ class _Reader:
         try:
             if self._open is None or self._open[0] != path:
                 self._open = path, pq.ParquetFile(path)
+                check_schema(self._open[1].schema_arrow, self._columns, path)
             table = self._open[1].read_row_group(group, columns=["user_hash", *self._columns])
             read = to_sequences(table, self._columns, where)
         except (pa.ArrowException, OSError, IndexError, KeyError) as error:
             raise ValueError(f"cannot read {where}: {error}; copy it again or run prepare --overwrite") from error
+        check_values(read.columns, read.offsets, *self._num_names, where)
         self._next += 1
         hashes = read.user_hash
         if len(read) and (int(hashes[0]) <= self._last_hash or (np.diff(hashes) <= 0).any()):

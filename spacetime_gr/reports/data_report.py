@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def report_on(
-    folder: PreparedFolder, split: str, cleaning: Mapping[str, Any] | None, progress: Progress
+    folder: PreparedFolder, split: str, cleaning: Mapping[str, Any] | None, seed: int, progress: Progress
 ) -> tuple[dict[str, Any], str]:
     """The figures, ready for JSON, and the page.
 
@@ -39,6 +39,7 @@ def report_on(
         split: `train`, or `all` for the three together.
         cleaning: settings of the stream's cleaning, whose drops are then counted over the training split; None for no
             such count.
+        seed: of the run, which `soft_richness` draws from.
         progress: told the stage, and how many of how many row groups are done.
 
     Raises:
@@ -66,7 +67,7 @@ def report_on(
         "mode_names": folder.modes,
         **profile.figures(),
         "top_places": _top_places(folder, index, profile.poi_visits),
-        "cleaning": None if cleaning is None else _cleaning(folder, tokenizer, cleaning, progress),
+        "cleaning": None if cleaning is None else _cleaning(folder, tokenizer, cleaning, seed, progress),
     }
     progress("drawing", 0, 1)
     return numbers, build_page(numbers, *_maps(index, profile))
@@ -83,10 +84,10 @@ def _source(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cleaning(
-    folder: PreparedFolder, tokenizer: SpacetimeGRTokenizer, settings: Mapping[str, Any], progress: Progress
+    folder: PreparedFolder, tokenizer: SpacetimeGRTokenizer, settings: Mapping[str, Any], seed: int, progress: Progress
 ) -> dict[str, Any]:
     # Neither the length of a row nor the number of lanes bears on what cleaning drops.
-    stream = TokenStream(folder.path, tokenizer, num_lanes=1, row_length=512, cleaning=settings)
+    stream = TokenStream(folder.path, tokenizer, num_lanes=1, row_length=512, seed=seed, cleaning=settings)
     counts = survey(stream.makers, 0, lambda done, total: progress("cleaning", done, total)).counts
     return {
         "settings": dict(settings),

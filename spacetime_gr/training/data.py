@@ -48,8 +48,12 @@ def open_stream(
     from data_pipelines import TokenStream
 
     data, training = config.data, split == "train"
+    corpora = data.corpora if training else corpora_with(config, split)
+    if not corpora:
+        folders = ", ".join(str(corpus.path) for corpus in data.corpora)
+        raise ValueError(f"{folders}: there is no {split} part; choose another split or prepare one with --split")
     return TokenStream(
-        data.corpora if training else corpora_with(config, split),
+        corpora,
         tokenizer,
         num_lanes=data.num_lanes,
         row_length=data.row_length,

@@ -83,15 +83,25 @@ def check_run(config: PretrainConfig, world: World) -> None:
     """Refuse what no process needs the others to find out.
 
     Raises:
-        ValueError: the rows do not divide, the run directory holds another run, or the data or its tokenizer is absent.
+        ValueError: the rows do not divide, the run directory holds another run, the data or its tokenizer is absent, or
+            cleaning leaves no row of the held-out part of a corpus.
     """
-    from spacetime_gr.training.data import load_tokenizer
+    from spacetime_gr.training.data import corpora_with, load_tokenizer, open_stream
     from spacetime_gr.training.engine import deepspeed_settings, resolve_precision
     from spacetime_gr.training.model import model_config
 
     deepspeed_settings(config, world.size, resolve_precision(config, world.device))
     check_same_run(config)
-    model_config(config, load_tokenizer(config))
+    tokenizer = load_tokenizer(config)
+    model_config(config, tokenizer)
+    if _evaluates(config) and corpora_with(config, config.eval.split):
+        # The first evaluation may come after days of training, with the only checkpoint behind it.
+        try:
+            next(open_stream(config, tokenizer, split=config.eval.split).rows_once())
+        except ValueError as error:
+            raise ValueError(
+                f"no held-out loss can be computed: {error}; or do without it: eval.at_end=false eval.every=null"
+            ) from error
 
 
 def run(config: PretrainConfig) -> None:
@@ -190,7 +200,7 @@ def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | Non
     parts: list[callbacks.Callback] = [callbacks.StopSignals()]
     if corpora_with(config, config.eval.split):
         parts.append(callbacks.Evaluation(held_out))
-    elif world.is_main:
+    elif _evaluates(config) and world.is_main:
         _say(f"the data has no {config.eval.split} part: no held-out loss (eval.split chooses another part)")
     parts += [callbacks.Metrics(), callbacks.JsonLines(world.is_main)]
     if config.log.console:
@@ -199,6 +209,11 @@ def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | Non
         parts.append(callbacks.Wandb(world.is_main))
     parts += [callbacks.Checkpointing(), callbacks.Export(tokenizer)]
     return Trainer(config, engine, stream, world, tokenizer.pad_token_id, parts), universal
+
+
+def _evaluates(config: PretrainConfig) -> bool:
+    """Whether the settings ask for held-out loss at all."""
+    return config.eval.at_end or config.eval.every is not None
 
 
 def _needs_universal(config: PretrainConfig, world: World, checkpoint: Checkpoint) -> bool:

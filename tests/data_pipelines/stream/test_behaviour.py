@@ -127,11 +127,21 @@ def test_unfit_classifiers_are_named(path: str, message: str) -> None:
         ({"name": "a", "behaviour": "interest"}, r"rules\[0\] \(a\) has no condition"),
         ({"name": "a", "behaviour": "interest", "actions": "browse"}, "actions must be a list of names, got 'browse'"),
         ({"name": "a", "behaviour": "interest", "min_km": 5, "max_km": 1}, "min_km 5 is above max_km 1"),
-        ({"name": "a", "behaviour": "interest", "min_km": float("nan")}, "min_km must be at least 0, got nan"),
+        ({"name": "a", "behaviour": "interest", "actions": 5}, "actions must be a list of names, got 5"),
+        (
+            {"name": "a", "behaviour": "interest", "actions": None, "anchors": 2},
+            r"\(a\): actions must be a list of names, got None; leave it out",
+        ),
+        ({"name": "a", "behaviour": "interest", "categories": [3]}, r"categories must be a list of names, got \(3,\)"),
+        ({"name": "a", "behaviour": "interest", "anchors": 1.5}, "anchors must be a whole number, at least 0, got 1.5"),
+        (
+            {"name": "a", "behaviour": "interest", "min_km": float("nan")},
+            "min_km must be a number, at least 0",
+        ),
         ({"name": "a", "behaviour": "interest", "category": ["x"]}, r"rules\[0\].category.*did you mean 'categories'"),
         (
             {"name": "a", "behaviour": "interest", "anchors": "two"},
-            r"a setting of cleaning.rules\[0\] has a wrong type",
+            r"rules\[0\] \(a\): anchors must be a whole number, .* got 'two'",
         ),
         ("commuting", r"cleaning.rules\[0\] must be a mapping of a rule's settings, got 'commuting'"),
         ({"name": "a", "behaviour": "interest", "actions": ["browze"]}, r"\(a\): actions names 'browze'.*'browse'"),

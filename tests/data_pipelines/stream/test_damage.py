@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines import TokenStream
+from data_pipelines import PreparedFolder, TokenStream
+from data_pipelines.stream.units import Units
 
 from .folders import make_users, stamps_supervised, write_folder
 from .test_token_stream import open_stream, take
@@ -99,6 +100,32 @@ def test_a_shard_that_is_replaced_during_a_run(tmp_path: Path, num_workers: int)
     with pytest.raises(ValueError, match=r"part-00000.parquet was replaced or removed while the stream was reading it"):
         take(stream, 9)
     stream.close()
+
+
+def test_a_shard_that_is_replaced_after_its_footer_was_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_pipelines.stream.units._MAX_FOOTERS", 1)
+    users = make_users([6, 7, 8, 9])
+    folder = write_folder(tmp_path / "data", [users[:3], users[3:]], users_per_row_group=1)
+    units = Units(PreparedFolder(folder), "train")
+    for unit in (0, 3):
+        units.read(unit)
+    os.utime(shard(folder), (1, 1))
+    for unit in (1, 3):  # the same file with another time is the same
+        units.read(unit)
+    with_column(folder, "poi_row", lists(lambda t: t * 0, pa.int32()))
+    with pytest.raises(ValueError, match=r"part-00000.parquet was replaced or removed while the stream was reading it"):
+        units.read(1)
+
+
+def test_a_shard_that_was_changed_between_two_runs(tmp_path: Path) -> None:
+    folder = small(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][0]["bytes"] = shard(folder).stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    next(open_stream(folder))
+    with_column(folder, "poi_row", lists(lambda t: t * 0, pa.int32()))
+    with pytest.raises(ValueError, match=r"part-00000.parquet has [\d,]+ bytes, its manifest says [\d,]+; .*prepare"):
+        next(open_stream(folder))
 
 
 def test_a_shard_that_is_copied_anew_is_the_same(tmp_path: Path) -> None:

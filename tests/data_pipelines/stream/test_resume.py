@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data_pipelines import TokenStream
 
-from .folders import make_users, write_folder
+from .folders import POI_SHIFT, make_users, write_folder
 from .test_token_stream import MIXED, WAYS, assert_same, global_batches, open_stream, take
 
 SETTINGS: dict[str, Any] = {
@@ -93,6 +93,25 @@ def test_a_corpus_alone_gives_the_rows_of_its_folder(folder: Path, two: list[dic
     ]
     both = [batch["stamp"][:, ::4] for batch in open_stream(two).rows_once()]
     assert sorted(np.concatenate(both).ravel().tolist())[-180:] == sorted(np.concatenate(once).ravel().tolist())[-180:]
+
+
+def test_the_first_held_out_rows_are_of_every_corpus(tmp_path: Path) -> None:
+    folders = [
+        write_folder(tmp_path / str(place), [make_users([8] * users, poi_row=lambda t, place=place: t * 0 + place)])
+        for place, users in ((7, 9), (8, 2), (9, 4))
+    ]
+    rows = [row for batch in open_stream(folders, num_lanes=4).rows_once() for row in batch["input_ids"]]
+    places = [int(row[1]) - POI_SHIFT for row in rows]
+    assert places[:15] == [7, 8, 9, 7, 8, 9, 7, 9, 7, 9, 7, 7, 7, 7, 7]
+    assert (rows[15] == 0).all()
+
+
+def test_a_corpus_without_rows_is_found_with_the_first_batch(tmp_path: Path) -> None:
+    full = write_folder(tmp_path / "full", [make_users([9] * 12)])
+    empty = write_folder(tmp_path / "empty", [make_users([2, 2])])
+    rows = open_stream([full, empty], num_lanes=1, cleaning={"min_actions": 3}).rows_once()
+    with pytest.raises(ValueError, match=r"empty were read and not one row is left"):
+        next(rows)
 
 
 def test_weights_may_change_between_sessions_and_corpora_may_not(two: list[dict[str, Any]], folder: Path) -> None:

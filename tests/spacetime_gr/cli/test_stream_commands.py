@@ -63,6 +63,25 @@ def test_inspect_shows_the_rows_of_a_lane(city: Path, config: Path) -> None:
     assert all("*" in line[0] for line in hidden)
 
 
+@pytest.mark.parametrize("name", ["a: b", "[1, 2]", "caf\u00e9 #3 \U0001f600"])
+def test_a_folder_of_any_name_is_read(city: Path, config: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(city)
+    assert "too_short" in invoke(stream, tmp_path / name, "--stats", "--config", config)
+
+
+def test_several_configurations_are_laid_over_each_other(city: Path, config: Path, tmp_path: Path) -> None:
+    over = tmp_path / "over.yaml"
+    over.write_text("data: {num_lanes: 8, cleaning: {min_actions: 1}}\ntrain: {max_steps: 20}\n")
+    assert "nothing dropped" in invoke(stream, city, "--stats", "--config", config, "--config", over)
+    assert "lane 7, row 0" in invoke(stream, city, "--inspect", "--lane", 7, "--config", config, "--config", over)
+    assert "18-19" in invoke(curriculum, "--config", config, "--config", over)
+
+
+def test_a_split_that_the_folder_lacks_is_named(city: Path) -> None:
+    with pytest.raises(ValueError, match=r"city: there is no test part; choose another split"):
+        invoke(stream, city, "--stats", "--split", "test")
+
+
 def test_a_lane_that_does_not_exist_is_named(city: Path, config: Path) -> None:
     with pytest.raises(ValueError, match=r"--lane 4: the stream has lanes 0 to 3"):
         invoke(stream, city, "--inspect", "--lane", 4, "--config", config)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipelines.prepared import SCHEMA_VERSION
 from spacetime_gr import POIIndex, SpacetimeGRTokenizer
 
 MONDAY = 1_704_067_200  # 2024-01-01 00:00 UTC; local time is an hour ahead
@@ -69,14 +70,14 @@ def write_folder(path: Path, splits: dict[str, list[User]], users_per_row_group:
         columns |= {name: pa.array([one[name] for one in users], pa.list_(kind)) for name, kind in KINDS.items()}
         name = f"{split}/part-00000.parquet"
         pq.write_table(pa.table(columns), path / name, row_group_size=users_per_row_group)
-        groups = -(-len(users) // users_per_row_group)
+        groups = [min(users_per_row_group, len(users) - at) for at in range(0, len(users), users_per_row_group)]
         entry = {"split": split, "path": name, "rows": len(users), "row_groups": groups}
         files.append(entry | {"actions": counts[split]["actions"]})
     pq.write_table(pois, path / "pois.parquet")
     index = POIIndex.build(pois, max_pois_per_block=2)
     SpacetimeGRTokenizer(index=index, actions=["click"]).save_pretrained(path / "tokenizer")
     manifest = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "format": "tables",
         "protocol": "tables",
         "actions": ["click"],

@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from data_pipelines import PreparedFolder
 from data_pipelines.prepared import SPLITS as NAMES
+from data_pipelines.stream.report import survey
+from spacetime_gr import SpacetimeGRTokenizer
 from spacetime_gr.cli.main import app
 from spacetime_gr.reports.data_pass import whole_people
+from spacetime_gr.training.data import open_stream
+from spacetime_gr.training.loading import load_config
 from tests.spacetime_gr.reports.conftest import BAD_CATEGORY, BAD_NAME, HOUR, MONDAY, SPLITS, user, write_folder
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "pretrain"
@@ -118,6 +123,23 @@ def test_cleaning_of_a_configuration(tiny: Path) -> None:
     assert "sequences: too short" in page
 
 
+def test_cleaning_draws_with_the_seed_of_the_run(tmp_path: Path) -> None:
+    alike = [user(one, [0] * 8, [MONDAY + HOUR * hour for hour in range(8)]) for one in range(1, 41)]
+    folder = write_folder(tmp_path / "alike", {"train": alike})
+    base, soft = tmp_path / "base.yaml", tmp_path / "soft.yaml"
+    base.write_text(
+        "run: {dir: run}\ndata: {path: data, num_lanes: 4, row_length: 64}\ntrain: {max_steps: 1, seed: 7}\n"
+    )
+    soft.write_text("data: {cleaning: {min_distinct_ratio: 0.25, soft_richness: true}}\n")
+    numbers, _ = report(folder, "--config", base, "--config", soft)
+    stream = open_stream(
+        load_config([base, soft], [f"data.path={folder}"]), SpacetimeGRTokenizer.from_pretrained(folder / "tokenizer")
+    )
+    counts = survey(stream.makers).counts
+    assert 0 < counts["sequences_low_distinct_ratio"] < 40
+    assert numbers["cleaning"]["counts"]["sequences_low_distinct_ratio"] == counts["sequences_low_distinct_ratio"]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_people_are_whole_and_no_event_is_lost(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -198,6 +220,22 @@ def test_errors(tiny: Path, tmp_path: Path) -> None:
     assert str(shard) in message
     assert "run" in message
     assert not out.exists()
+
+
+def test_values_that_cannot_be_name_the_shard(tiny: Path, tmp_path: Path) -> None:
+    def said(name: str, **columns: list[int]) -> str:
+        wrong = user(10, [0, 1], [MONDAY, MONDAY + 1]) | columns
+        return refused(
+            "data-report", write_folder(tmp_path / name, SPLITS | {"train": [wrong]}), "--out", tmp_path / "o"
+        )
+
+    where = "row group 0 of .*part-00000.parquet"
+    assert re.search(f"{where}: column 'action' holds 1, expected 0 to 0", said("action", action=[0, 1]))
+    assert re.search(f"{where}: column 'mode' holds 3, expected -1 to 2", said("mode", mode=[0, 3]))
+    assert re.search(f"{where}, row 0: timestamps fall", said("times", timestamp=[MONDAY, MONDAY - 1]))
+    shard = tiny / "train" / "part-00000.parquet"
+    pq.write_table(pq.read_table(shard).drop_columns("timestamp"), shard)
+    assert "lacks the column 'timestamp'" in refused("data-report", tiny, "--out", tmp_path / "o")
 
 
 def test_a_shard_that_holds_other_actions_than_the_manifest_says(tiny: Path, tmp_path: Path) -> None:

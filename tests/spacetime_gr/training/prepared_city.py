@@ -13,8 +13,8 @@ NUM_POIS, USERS_PER_ROW_GROUP = 60, 4
 ACTIONS = ["visit", "save"]
 
 
-def write_city(folder: Path, num_users: int = 24, num_actions: int = 20) -> Path:
-    """Users who walk between 60 places; `train` and `validation` parts."""
+def write_city(folder: Path, num_users: int = 24, num_actions: int = 20, validation_actions: int = 20) -> Path:
+    """Users who walk between 60 places; `train` and `validation` parts, with users of half to all of these actions."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     pois = pa.table(
@@ -30,10 +30,10 @@ def write_city(folder: Path, num_users: int = 24, num_actions: int = 20) -> Path
     )
     pq.write_table(pois, folder / "pois.parquet")
     files = []
-    for split, users in (("train", num_users), ("validation", num_users // 2)):
+    for split, users, most in (("train", num_users, num_actions), ("validation", num_users // 2, validation_actions)):
         path = f"{split}/part-00000.parquet"
         (folder / split).mkdir()
-        lengths = rng.integers(num_actions // 2, num_actions, users)
+        lengths = rng.integers(most // 2, most, users)
         rows = [[int(row) for row in rng.integers(0, NUM_POIS, length)] for length in lengths]
         times = [[1_330_000_000 + int(t) for t in np.cumsum(rng.integers(600, 90_000, length))] for length in lengths]
         table = pa.table(

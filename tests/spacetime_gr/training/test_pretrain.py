@@ -11,7 +11,8 @@ from spacetime_gr.training.data import load_tokenizer
 from spacetime_gr.training.distributed import World
 from spacetime_gr.training.loading import dump_config, load_config
 from spacetime_gr.training.model import attention_implementation, model_config
-from spacetime_gr.training.pretrain import _open_run, check_same_run, finished_before, main
+from spacetime_gr.training.pretrain import _open_run, check_run, check_same_run, finished_before, main
+from tests.spacetime_gr.training.prepared_city import write_city
 
 
 @pytest.fixture
@@ -127,6 +128,20 @@ def test_missing_data_is_said_before_any_process_group(file: Path, capsys: pytes
     assert main(["--config", str(file), "data.path=absent"]) == 2
     assert capsys.readouterr().err.startswith("error: no prepared folder at absent")
     assert not Path(load_config(file).run.dir).exists()
+
+
+def test_a_held_out_part_that_cleaning_empties_is_said_before_training(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = write_city(tmp_path / "short", validation_actions=4)
+    settings = [f"data.path={short}", "data.cleaning={min_actions: 5}", "train.precision=fp32"]
+    assert main(["--config", str(file), *settings]) == 2
+    said = capsys.readouterr().err
+    assert "'validation'" in said
+    assert "sequences_too_short 12" in said
+    assert "eval.at_end=false" in said
+    assert not Path(load_config(file).run.dir).exists()
+    check_run(load_config(file, [*settings, "eval.at_end=false"]), World(0, 1, 0, 1, torch.device("cpu")))
 
 
 def test_a_damaged_status_is_named(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
