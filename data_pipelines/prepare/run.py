@@ -121,6 +121,7 @@ def prepare_folder(
         if not remote.is_url(out):
             return _prepare(job, identity, Path(out), overwrite, resume)
         url = str(out)
+        remote.refuse_foreign(url)
         present = None if overwrite else remote.published_manifest(url)
         if present is not None:
             return _present(present, identity, url)
