@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.prepare import embeddings, remote
+from data_pipelines.prepare.durable import sync_tree
 from data_pipelines.prepare.engine_choice import check_engine, open_engine
 from data_pipelines.prepare.fingerprint import content_fingerprint, input_fingerprints, settings_fingerprint
 from data_pipelines.prepare.journal import Journal
@@ -189,6 +190,7 @@ def _prepare(job: _Job, identity: dict[str, Any], out: Path, overwrite: bool, re
         manifest = {"schema_version": SCHEMA_VERSION, **described}
         (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         shutil.rmtree(folder / _WORK_NAME)
+        sync_tree(folder)
     return PrepareResult(str(out), PreparedFolder(out).manifest, already_prepared=False)
 
 
@@ -217,9 +219,13 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _content(job: _Job, folder: Path, identity: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Everything but what comes from elsewhere: the content of the manifest, and its files. Goes on with a journal."""
+    """Everything but what comes from elsewhere: the content of the manifest, and its files. Goes on with a journal.
+
+    Raises:
+        ValueError: also if a shard does not hold as many actions as were counted for it.
+    """
     # The engine takes most of a second to import: not before the settings and the input are known to be sound.
-    from data_pipelines.prepare.shards import write_shard
+    from data_pipelines.prepare.shards import is_whole, write_shard
 
     work = folder / _WORK_NAME
     work.mkdir(exist_ok=True)
@@ -227,12 +233,15 @@ def _content(job: _Job, folder: Path, identity: dict[str, Any]) -> tuple[dict[st
     journal = Journal(work / "journal.jsonl", identity)
     if journal.content is None:
         _clear(folder, keep={_LOCK_NAME, _WORK_NAME})
-        journal.record_content(_check_events(job, folder, work, buckets))
+        checked = _check_events(job, folder, work, buckets)
+        sync_tree(folder)
+        journal.record_content(checked)
     _clear(folder, keep=_KEPT_NAMES)
     content = dict(journal.content or {})
     files = []
     for number, shard in enumerate(content["shards"], start=1):
-        if shard["path"] not in journal.files:
+        recorded = journal.files.get(shard["path"])
+        if recorded is None or not is_whole(folder / shard["path"], recorded):
             job.progress(f"writing shard {number} of {len(content['shards'])}: {shard['path']}")
             described = write_shard(
                 buckets / f"bucket={shard['bucket']}",
@@ -240,6 +249,12 @@ def _content(job: _Job, folder: Path, identity: dict[str, Any]) -> tuple[dict[st
                 content["users_per_row_group"],
                 job.options.actions_per_row_group,
             )
+            if described["actions"] != shard["actions"]:
+                raise ValueError(
+                    f"{shard['path']}: {shard['actions']:,} actions were counted for this shard, but its intermediate "
+                    f"files in {buckets} hold {described['actions']:,}; run again without --resume, on a disk that "
+                    "nothing else changes"
+                )
             journal.record_shard({"split": shard["split"], "path": shard["path"], **described})
         files.append(journal.files[shard["path"]])
     return content, files
