@@ -13,6 +13,7 @@ from data_pipelines.prepare.engine_differences import given
 from data_pipelines.prepare.times import unix_seconds
 from data_pipelines.prepare.users import hash_expression
 from data_pipelines.sources.base import DEFAULT_ACTION
+from data_pipelines.sources.canonical import identifier, require_type
 
 MODES = ("local", "pre_trip", "in_trip")
 UNKNOWN_MODE = -1
@@ -38,30 +39,12 @@ REASONS = {
 }
 
 
-def identifier(column: ir.Column) -> ir.StringValue:
-    """An id of any type as trimmed text; null if empty. Whole floats lose their `.0`, so 7 and 7.0 are one id."""
-    if isinstance(column, ir.FloatingValue):
-        whole = ~column.isnan() & (column == column.floor()) & (column.abs() < 2**53)
-        text = ibis.ifelse(whole, column.try_cast("int64").cast("string"), column.cast("string"))
-        return ibis.ifelse(column.isnan(), ibis.null("string"), text)
-    _require(column, "text or numbers", ir.StringValue, ir.NumericValue, ir.UUIDValue)
-    return column.cast("string").strip().nullif("")
-
-
 def number(column: ir.Column) -> ir.FloatingValue:
     """A number of any type as float64; null if it is empty or no number."""
     if isinstance(column, ir.StringValue):
         return column.strip().nullif("").try_cast("float64")
-    _require(column, "text or numbers", ir.NumericValue)
+    require_type(column, "text or numbers", ir.NumericValue)
     return column.cast("float64")
-
-
-def _require(column: ir.Column, expected: str, *kinds: type[ir.Column]) -> None:
-    """Raises ValueError if a column is of none of these kinds."""
-    if not isinstance(column, kinds) and not column.type().is_null():
-        raise ValueError(
-            f"the column {column.get_name()} has type {column.type()}: expected {expected}; write it as one of them"
-        )
 
 
 def _given(column: ir.Column) -> ir.BooleanValue:
