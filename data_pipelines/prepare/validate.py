@@ -90,12 +90,12 @@ def _with_places(typed: ir.Table) -> ir.Table:
     ).drop("unparsable")
 
 
-def typed_events(raw: ir.Table, key: str) -> ir.Table:
+def typed_events(raw: ir.Table, key: ir.Table) -> ir.Table:
     """Events with typed columns, nothing judged yet.
 
     Args:
         raw: events with canonical names, see `sources.base`.
-        key: key of the user hash.
+        key: key of the user hash, as `Engine.secret` holds it.
 
     Returns:
         Table for `checked_events`. It is meant to be materialised in between: each column is used several times there.
@@ -122,7 +122,8 @@ def typed_events(raw: ir.Table, key: str) -> ir.Table:
     columns |= {name: _text(raw, name) for name in ("mode", "trajectory", "part") if name in raw.columns}
     typed = raw.select(**columns)
     users = typed.select("user_id").distinct().filter(lambda table: table.user_id.notnull())
-    hashed = users.mutate(user_hash=hash_expression(users.user_id, key))
+    keyed = users.cross_join(key)
+    hashed = keyed.select("user_id", user_hash=hash_expression(keyed.user_id, keyed.secret))
     return typed.left_join(hashed, "user_id").drop("user_id", "user_id_right")
 
 
