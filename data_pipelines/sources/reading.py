@@ -17,6 +17,8 @@ from data_pipelines.sources.text import JSON_LINES, TextLayout, header, stage_te
 
 COMMA = TextLayout()
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
+# Columns that engines add to those of a Parquet file: where a row stands.
+_OWN_NAMES = ("source_path", "source_row", "file_row_number")
 
 
 class ParquetEngine(Protocol):
@@ -61,6 +63,7 @@ class Reader:
         for file, names in wanted.items():
             if kind(file) == "parquet":
                 schema = pq.read_schema(file)
+                _refuse_own_names(file, schema.names)
                 signature = tuple((new, old, str(schema.field(old).type)) for new, old in names.items())
             else:
                 signature = tuple((name,) for name in sorted(names))
@@ -148,6 +151,13 @@ def column_names(file: Path, layout: TextLayout = COMMA) -> list[str] | None:
             return header(file, TextLayout(delimiter="\t"))
         case _:
             return header(file, layout)
+
+
+def _refuse_own_names(file: Path, names: Sequence[str]) -> None:
+    """Raises ValueError if a Parquet file has a column that the engines put beside its own, of upper or lower case."""
+    for name in names:
+        if name.lower() in _OWN_NAMES:
+            raise ValueError(f"{file} has a column {name}, a name that prepare itself uses; rename or drop the column")
 
 
 def union(tables: Sequence[ir.Table]) -> ir.Table:

@@ -340,6 +340,14 @@ def test_empty_file_without_header_is_refused(tmp_path: Path, format: str) -> No
         run(file, format)
 
 
+@pytest.mark.parametrize("name", ["source_path", "File_Row_Number", "source_row"])
+def test_columns_that_prepare_adds_itself_are_refused_with_the_files_name(tmp_path: Path, name: str) -> None:
+    columns = {"user_id": [7], "poi_id": [1], "timestamp": [SECONDS[0]], "latitude": [1.0], "longitude": [2.0]}
+    pq.write_table(pa.table(columns | {name: [1]}), tmp_path / "events.parquet")
+    with pytest.raises(ValueError, match=rf"events\.parquet has a column {name}, a name that prepare .*; rename"):
+        run(tmp_path / "events.parquet", "tables")
+
+
 def test_truncated_files_are_refused_with_their_name(tmp_path: Path) -> None:
     whole = tmp_path / "whole.parquet"
     write_table([{**EVENTS[0], "latitude": 1.0, "longitude": 2.0}] * 100, whole)
