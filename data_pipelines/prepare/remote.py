@@ -116,8 +116,14 @@ def published_manifest(url: str) -> dict[str, Any] | None:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def publish(folder: Path, url: str, progress: Progress) -> None:
+def publish(folder: Path, url: str, progress: Progress, leave_out: str | None = None) -> None:
     """Copy a finished folder to a URL, the manifest last; what an older folder had there goes first.
+
+    Args:
+        folder: the finished folder.
+        url: where it goes.
+        progress: told each file.
+        leave_out: name of a file of the folder that stays behind.
 
     Raises:
         ValueError: if something else than a prepared folder is there by now.
@@ -134,7 +140,7 @@ def publish(folder: Path, url: str, progress: Progress) -> None:
     old = [name for name in system.ls(path, detail=False) if posixpath.basename(name.rstrip("/")) != _UPLOADING_NAME]
     if old:
         system.rm(old, recursive=True)
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != leave_out)
     files.sort(key=lambda file: file.name == MANIFEST_NAME and file.parent == folder)
     for number, file in enumerate(files, start=1):
         progress(f"uploading file {number} of {len(files)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.prepare import embeddings, remote
-from data_pipelines.prepare.durable import sync_tree
+from data_pipelines.prepare.durable import sync, sync_tree
 from data_pipelines.prepare.engine_choice import check_engine, open_engine
 from data_pipelines.prepare.fingerprint import content_fingerprint, input_fingerprints, settings_fingerprint
 from data_pipelines.prepare.journal import Journal
@@ -121,16 +121,7 @@ def prepare_folder(
         identity = _identity(job)
         if not remote.is_url(out):
             return _prepare(job, identity, Path(out), overwrite, resume)
-        url = str(out)
-        remote.refuse_foreign(url)
-        present = None if overwrite else remote.published_manifest(url)
-        if present is not None:
-            return _present(present, identity, url)
-        local = remote.build_place(url)
-        result = _prepare(job, identity, local, overwrite=True, resume=resume)
-        remote.publish(local, url, progress)
-        shutil.rmtree(local)
-        return PrepareResult(url, result.manifest, already_prepared=False)
+        return _prepare_at_url(job, identity, str(out), overwrite, resume)
 
 
 def plan_folder(
@@ -179,19 +170,53 @@ def _prepare(job: _Job, identity: dict[str, Any], out: Path, overwrite: bool, re
     if not overwrite and (out / MANIFEST_NAME).is_file():
         return _present(PreparedFolder(out).manifest, identity, str(out))
     with _unpublished(out, resume) as folder:
-        content, files = _content(job, folder, identity)
-        for file in job.origin.extra:
-            shutil.copyfile(file, folder / file.name)
-        if job.finish is not None:
-            job.progress("building the tokenizer")
-            job.finish(folder, content["actions"])
-        del content["shards"]
-        described = {**identity, **content, "content_fingerprint": content_fingerprint(files), "files": files}
-        manifest = {"schema_version": SCHEMA_VERSION, **described}
-        (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _build(job, identity, folder)
         shutil.rmtree(folder / _WORK_NAME)
-        sync_tree(folder)
+        (folder / _LOCK_NAME).unlink()
+        _publish(folder, out)
     return PrepareResult(str(out), PreparedFolder(out).manifest, already_prepared=False)
+
+
+def _prepare_at_url(job: _Job, identity: dict[str, Any], url: str, overwrite: bool, resume: bool) -> PrepareResult:
+    """Build in a place of this machine and upload from there; the place is locked until the upload has ended."""
+    remote.refuse_foreign(url)
+    present = None if overwrite else remote.published_manifest(url)
+    if present is not None:
+        return _present(present, identity, url)
+    with _unpublished(remote.build_place(url), resume) as folder:
+        if not _is_finished(folder, identity):
+            _build(job, identity, folder)
+        if (folder / _WORK_NAME).exists():  # also where a run was killed between its manifest and this
+            shutil.rmtree(folder / _WORK_NAME)
+        manifest = PreparedFolder(folder).manifest
+        remote.publish(folder, url, job.progress, leave_out=_LOCK_NAME)
+        shutil.rmtree(folder)
+    return PrepareResult(url, manifest, already_prepared=False)
+
+
+def _is_finished(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether a run of the same input and settings had built all of an unpublished folder."""
+    return (folder / MANIFEST_NAME).is_file() and (
+        PreparedFolder(folder).manifest.get("fingerprints") == identity["fingerprints"]
+    )
+
+
+def _build(job: _Job, identity: dict[str, Any], folder: Path) -> None:
+    """Fill an unpublished folder; the manifest appears when all else is on the disk."""
+    content, files = _content(job, folder, identity)
+    for file in job.origin.extra:
+        shutil.copyfile(file, folder / file.name)
+    if job.finish is not None:
+        job.progress("building the tokenizer")
+        job.finish(folder, content["actions"])
+    del content["shards"]
+    described = {**identity, **content, "content_fingerprint": content_fingerprint(files), "files": files}
+    manifest = {"schema_version": SCHEMA_VERSION, **described}
+    unfinished = folder / _WORK_NAME / MANIFEST_NAME
+    unfinished.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    sync_tree(folder)
+    os.replace(unfinished, folder / MANIFEST_NAME)
+    sync(folder)
 
 
 def _identity(job: _Job) -> dict[str, Any]:
@@ -280,7 +305,7 @@ def _check_events(job: _Job, folder: Path, work: Path, buckets: Path | None) -> 
 
 @contextlib.contextmanager
 def _unpublished(out: Path, resume: bool) -> Iterator[Path]:
-    """A folder beside `out`, renamed to it on success and removed otherwise, unless the run is to be resumed."""
+    """A locked folder beside `out`, for the caller to move; removed on failure, unless the run is to be resumed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / f".{out.name}.preparing"
     folder.mkdir(exist_ok=True)
@@ -294,8 +319,6 @@ def _unpublished(out: Path, resume: bool) -> Iterator[Path]:
             if not resume:
                 _clear(folder, keep={_LOCK_NAME})
             yield folder
-            (folder / _LOCK_NAME).unlink()
-            _publish(folder, out)
         except BaseException:
             if not resume:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -110,6 +110,26 @@ def test_an_interrupted_upload_can_be_repeated(memory: fsspec.AbstractFileSystem
     assert found == content(local.folder.path)
 
 
+def test_a_failed_upload_is_resumed_without_new_work(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    source, url = write(event_table(), tmp_path / "in"), "memory://bucket/out"
+
+    def fail(step: str) -> None:
+        if step.startswith("uploading file 2"):
+            with pytest.raises(ValueError, match="another run is preparing"):
+                prepare_folder(source, "tables", url, key=KEY)
+            raise OSError("no connection")
+
+    with pytest.raises(OSError, match="no connection"):
+        prepare_folder(source, "tables", url, key=KEY, resume=True, progress=fail)
+    steps: list[str] = []
+    prepare_folder(source, "tables", url, key=KEY, resume=True, progress=steps.append)
+    assert [step for step in steps if not step.startswith("uploading")] == ["fingerprinting the input"]
+    local = prepare_folder(source, "tables", tmp_path / "out", key=KEY)
+    found = {name.removeprefix("/bucket/out/"): memory.cat_file(name) for name in memory.find("/bucket/out")}
+    assert found == content(local.folder.path)
+    assert not list((tmp_path / "cache" / "spacetime-gr").iterdir())
+
+
 def test_what_is_missing_is_named(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
     def said(source: str) -> str:
         with pytest.raises(ValueError, match=source.split(":")[0]) as caught:
