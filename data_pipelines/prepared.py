@@ -52,9 +52,9 @@ class PreparedFolder:
                 f"{manifest_path} has schema_version {version}, this version reads {SCHEMA_VERSION}; "
                 "prepare the source again with this version"
             )
-        _require_keys(manifest, _MANIFEST_KEYS, str(manifest_path))
+        require_keys(manifest, _MANIFEST_KEYS, str(manifest_path))
         for number, entry in enumerate(manifest["files"]):
-            _require_keys(entry, _FILE_KEYS, f"{manifest_path}, files[{number}]")
+            require_keys(entry, _FILE_KEYS, f"{manifest_path}, files[{number}]")
         self.manifest: dict[str, Any] = manifest
         missing = [name for name in self._listed_files() if not (self.path / name).is_file()]
         if missing:
@@ -151,7 +151,12 @@ class PreparedFolder:
         return _read(pq.read_table, file, columns=columns)
 
 
-def _require_keys(entry: Any, keys: Mapping[str, type], where: str) -> None:
+def require_keys(entry: Any, keys: Mapping[str, type], where: str) -> None:
+    """Check that an object of a manifest has keys with values of these types.
+
+    Raises:
+        ValueError: naming the first that is missing or of another type.
+    """
     for key, kind in keys.items():
         if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
             raise ValueError(

@@ -46,6 +46,11 @@ class DuckDBEngine(Engine):
         """Close the connection."""
         self.connection.disconnect()
 
+    def secret(self, value: str) -> ir.Table:
+        """A table of one row with the column `secret`, see `Engine`."""
+        self.connection.con.register("secrets", pa.table({"secret": [value]}))
+        return self.connection.table("secrets")
+
     def table(self, expression: ir.Table) -> pa.Table:
         """The rows of an expression. Raises ValueError if a source cannot be read."""
         with _user_errors():

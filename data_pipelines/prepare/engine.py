@@ -51,6 +51,10 @@ class Engine(ABC):
         return self.open_folder(folder)
 
     @abstractmethod
+    def secret(self, value: str) -> ir.Table:
+        """A table of one row whose only column `secret` holds a text that is on no disk, and in no query or plan."""
+
+    @abstractmethod
     def table(self, expression: ir.Table) -> pa.Table:
         """The rows of an expression. Raises ValueError if a source cannot be read."""
 

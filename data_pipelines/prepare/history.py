@@ -46,7 +46,7 @@ def read_history(file: Path) -> dict[str, np.ndarray]:
             reader = Reader(engine, staging, progress=lambda step: None)
             origin = Origin(root=file.parent, events=(file,))
             raw = reader.table([file], origin, lambda _: columns).mutate(user_id=ibis.literal("one"))
-            typed = engine.materialise(typed_events(raw, key=""), "typed_events")
+            typed = engine.materialise(typed_events(raw, engine.secret("")), "typed_events")
             events = checked_events(typed, _NEVER, keep_duplicates=True).order_by("timestamp", "source_row")
             checked = engine.table(events)
             rejected = checked.filter(pc.is_valid(checked["reason"])).select(["source_row", "reason"]).to_pylist()

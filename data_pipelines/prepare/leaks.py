@@ -3,17 +3,21 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_pipelines.prepare.fingerprint import content_fingerprint
-from data_pipelines.prepare.shards import rows_fingerprint
-from data_pipelines.prepared import SPLITS, PreparedFolder
+from data_pipelines.prepare.shards import COLUMN_TYPES, rows_fingerprint
+from data_pipelines.prepared import MANIFEST_NAME, SPLITS, PreparedFolder, require_keys
 
 Outcome = Literal["pass", "FAIL", "does not apply"]
 Progress = Callable[[str], None]
+# The lists of a shard that the checks read.
+_LISTS = ("timestamp", "poi_row", "action")
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class _Part:
 def check_leaks(
     folder: PreparedFolder, index_visits: np.ndarray | None = None, progress: Progress = lambda step: None
 ) -> list[Check]:
-    """Run all checks: one pass over the shards, a shard in memory at a time, and 16 bytes for each event.
+    """Run all checks: one pass over the shards, a shard in memory at a time, and at most 16 bytes for each event.
 
     Args:
         folder: the prepared folder.
@@ -57,8 +61,13 @@ def check_leaks(
         progress: told each shard.
 
     Raises:
-        ValueError: if a file is damaged.
+        ValueError: if a file is damaged, or the manifest lacks what the checks compare with.
     """
+    place = str(folder.path / MANIFEST_NAME)
+    require_keys(folder.manifest, {"split": dict, "settings": dict}, place)
+    require_keys(folder.manifest["split"], {"rule": str}, f"{place}, split")
+    for number, entry in enumerate(folder.manifest["files"]):
+        require_keys(entry, {"fingerprint": str}, f"{place}, files[{number}]")
     pois = folder.pois()
     parts = {split: _read_part(folder, split, pois.num_rows, progress) for split in SPLITS}
     visits = pois["train_visits"].to_numpy()
@@ -80,6 +89,7 @@ def _read_part(folder: PreparedFolder, split: str, num_pois: int, progress: Prog
     for file in folder.files(split):
         progress(f"reading {file.name} of {split}")
         table = folder.read_file(file)
+        _require_sequences(table, file)
         if rows_fingerprint(table) != stated[file]:
             part.altered.append(f"{split}/{file.name}")
         users = table["user_hash"].to_numpy()
@@ -96,8 +106,30 @@ def _read_part(folder: PreparedFolder, split: str, num_pois: int, progress: Prog
         part.outside += int(((rows < -1) | (rows >= num_pois)).sum())
         known = (rows >= 0) & (rows < num_pois)
         part.visits += np.bincount(rows[known], minlength=num_pois)
-        part.events.append(_event_keys(owners, times, rows, actions))
+        # At unknown POIs two events of one second need not be one event.
+        part.events.append(_event_keys(owners[known], times[known], rows[known], actions[known]))
     return part
+
+
+def _require_sequences(table: pa.Table, file: Path) -> None:
+    """Raises ValueError if the shard lacks a column that the checks read, or its lists do not fit together."""
+    for name in ("user_hash", *_LISTS):
+        kind = COLUMN_TYPES.get(name, pa.int64())
+        wanted = pa.list_(pa.field("element", kind)) if name in _LISTS else kind
+        found = table.schema.field(name).type if name in table.column_names else None
+        if found != wanted:
+            raise ValueError(
+                f"{file}: the column {name} {f'has type {found}' if found else 'is missing'}, expected {wanted}; "
+                "copy the file again or run `spacetime-gr prepare --overwrite`"
+            )
+    lengths = pc.list_value_length(table["timestamp"])
+    for name in _LISTS:
+        if table[name].null_count or pc.list_flatten(table[name]).null_count:
+            raise ValueError(f"{file}: the column {name} holds nulls; run `spacetime-gr prepare --overwrite`")
+        if not lengths.equals(pc.list_value_length(table[name])):
+            raise ValueError(
+                f"{file}: the lists of {name} and timestamp differ in length; run `spacetime-gr prepare --overwrite`"
+            )
 
 
 def _event_keys(users: np.ndarray, times: np.ndarray, rows: np.ndarray, actions: np.ndarray) -> np.ndarray:
@@ -140,10 +172,27 @@ def _no_event_twice(folder: PreparedFolder, parts: dict[str, _Part]) -> Check:
     name = "no event in two parts"
     if folder.manifest["split"]["rule"] == "source":
         return Check(name, "does not apply", "the source's own split keeps its repetitions")
-    keys = [np.unique(np.concatenate(part.events)) for part in parts.values() if part.events]
-    every = np.sort(np.concatenate(keys)) if keys else np.zeros(0, np.uint64)
-    twice = int((every[1:] == every[:-1]).sum())
-    return Check(name, "FAIL" if twice else "pass", f"{twice:,} of {len(every):,} distinct events")
+    if folder.manifest["settings"].get("duplicates") == "keep":
+        return Check(name, "does not apply", "--duplicates keep: a repetition may lie in another part")
+    num_events = sum(len(keys) for part in parts.values() for keys in part.events)
+    ordered = [_in_order(part) for part in parts.values()]
+    twice = sum(_num_shared(earlier, later) for earlier, later in itertools.combinations(ordered, 2))
+    return Check(name, "FAIL" if twice else "pass", f"{twice:,} of {num_events:,} events at listed POIs")
+
+
+def _in_order(part: _Part) -> np.ndarray:
+    """The keys of a part's events, taken from it: only one part is held twice at any time."""
+    keys = np.concatenate([np.zeros(0, np.uint64), *part.events])
+    part.events.clear()
+    keys.sort()
+    return keys
+
+
+def _num_shared(earlier: np.ndarray, later: np.ndarray) -> int:
+    """How many events of a later part an earlier one holds; keys in order."""
+    if not len(earlier):
+        return 0
+    return int((earlier[np.minimum(np.searchsorted(earlier, later), len(earlier) - 1)] == later).sum())
 
 
 def _counts_are_of_training(visits: np.ndarray, parts: dict[str, _Part]) -> Check:

@@ -159,7 +159,8 @@ def write_content(
 
 def _check(source: RawSource, engine: Engine, key: str, options: PrepareOptions) -> _Checked:
     keep = options.duplicates == "keep" or (options.duplicates == "auto" and source.keep_duplicates)
-    typed = _without_empty(engine.materialise(typed_events(source.events, key), "typed_events"), engine)
+    typed = engine.materialise(typed_events(source.events, engine.secret(key)), "typed_events")
+    typed = _without_empty(typed, engine)
     events = engine.materialise(checked_events(typed, options.latest(), keep), "checked_events")
     engine.drop("typed_events")
     pois = bad_pois = None

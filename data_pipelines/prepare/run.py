@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.prepare import embeddings, remote
+from data_pipelines.prepare.durable import sync, sync_tree
 from data_pipelines.prepare.engine_choice import check_engine, open_engine
 from data_pipelines.prepare.fingerprint import content_fingerprint, input_fingerprints, settings_fingerprint
 from data_pipelines.prepare.journal import Journal
@@ -120,15 +121,7 @@ def prepare_folder(
         identity = _identity(job)
         if not remote.is_url(out):
             return _prepare(job, identity, Path(out), overwrite, resume)
-        url = str(out)
-        present = None if overwrite else remote.published_manifest(url)
-        if present is not None:
-            return _present(present, identity, url)
-        local = remote.build_place(url)
-        result = _prepare(job, identity, local, overwrite=True, resume=resume)
-        remote.publish(local, url, progress)
-        shutil.rmtree(local)
-        return PrepareResult(url, result.manifest, already_prepared=False)
+        return _prepare_at_url(job, identity, str(out), overwrite, resume)
 
 
 def plan_folder(
@@ -177,18 +170,53 @@ def _prepare(job: _Job, identity: dict[str, Any], out: Path, overwrite: bool, re
     if not overwrite and (out / MANIFEST_NAME).is_file():
         return _present(PreparedFolder(out).manifest, identity, str(out))
     with _unpublished(out, resume) as folder:
-        content, files = _content(job, folder, identity)
-        for file in job.origin.extra:
-            shutil.copyfile(file, folder / file.name)
-        if job.finish is not None:
-            job.progress("building the tokenizer")
-            job.finish(folder, content["actions"])
-        del content["shards"]
-        described = {**identity, **content, "content_fingerprint": content_fingerprint(files), "files": files}
-        manifest = {"schema_version": SCHEMA_VERSION, **described}
-        (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _build(job, identity, folder)
         shutil.rmtree(folder / _WORK_NAME)
+        (folder / _LOCK_NAME).unlink()
+        _publish(folder, out)
     return PrepareResult(str(out), PreparedFolder(out).manifest, already_prepared=False)
+
+
+def _prepare_at_url(job: _Job, identity: dict[str, Any], url: str, overwrite: bool, resume: bool) -> PrepareResult:
+    """Build in a place of this machine and upload from there; the place is locked until the upload has ended."""
+    remote.refuse_foreign(url)
+    present = None if overwrite else remote.published_manifest(url)
+    if present is not None:
+        return _present(present, identity, url)
+    with _unpublished(remote.build_place(url), resume) as folder:
+        if not _is_finished(folder, identity):
+            _build(job, identity, folder)
+        if (folder / _WORK_NAME).exists():  # also where a run was killed between its manifest and this
+            shutil.rmtree(folder / _WORK_NAME)
+        manifest = PreparedFolder(folder).manifest
+        remote.publish(folder, url, job.progress, leave_out=_LOCK_NAME)
+        shutil.rmtree(folder)
+    return PrepareResult(url, manifest, already_prepared=False)
+
+
+def _is_finished(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether a run of the same input and settings had built all of an unpublished folder."""
+    return (folder / MANIFEST_NAME).is_file() and (
+        PreparedFolder(folder).manifest.get("fingerprints") == identity["fingerprints"]
+    )
+
+
+def _build(job: _Job, identity: dict[str, Any], folder: Path) -> None:
+    """Fill an unpublished folder; the manifest appears when all else is on the disk."""
+    content, files = _content(job, folder, identity)
+    for file in job.origin.extra:
+        shutil.copyfile(file, folder / file.name)
+    if job.finish is not None:
+        job.progress("building the tokenizer")
+        job.finish(folder, content["actions"])
+    del content["shards"]
+    described = {**identity, **content, "content_fingerprint": content_fingerprint(files), "files": files}
+    manifest = {"schema_version": SCHEMA_VERSION, **described}
+    unfinished = folder / _WORK_NAME / MANIFEST_NAME
+    unfinished.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    sync_tree(folder)
+    os.replace(unfinished, folder / MANIFEST_NAME)
+    sync(folder)
 
 
 def _identity(job: _Job) -> dict[str, Any]:
@@ -216,9 +244,13 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _content(job: _Job, folder: Path, identity: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Everything but what comes from elsewhere: the content of the manifest, and its files. Goes on with a journal."""
+    """Everything but what comes from elsewhere: the content of the manifest, and its files. Goes on with a journal.
+
+    Raises:
+        ValueError: also if a shard does not hold as many actions as were counted for it.
+    """
     # The engine takes most of a second to import: not before the settings and the input are known to be sound.
-    from data_pipelines.prepare.shards import write_shard
+    from data_pipelines.prepare.shards import is_whole, write_shard
 
     work = folder / _WORK_NAME
     work.mkdir(exist_ok=True)
@@ -226,12 +258,15 @@ def _content(job: _Job, folder: Path, identity: dict[str, Any]) -> tuple[dict[st
     journal = Journal(work / "journal.jsonl", identity)
     if journal.content is None:
         _clear(folder, keep={_LOCK_NAME, _WORK_NAME})
-        journal.record_content(_check_events(job, folder, work, buckets))
+        checked = _check_events(job, folder, work, buckets)
+        sync_tree(folder)
+        journal.record_content(checked)
     _clear(folder, keep=_KEPT_NAMES)
     content = dict(journal.content or {})
     files = []
     for number, shard in enumerate(content["shards"], start=1):
-        if shard["path"] not in journal.files:
+        recorded = journal.files.get(shard["path"])
+        if recorded is None or not is_whole(folder / shard["path"], recorded):
             job.progress(f"writing shard {number} of {len(content['shards'])}: {shard['path']}")
             described = write_shard(
                 buckets / f"bucket={shard['bucket']}",
@@ -239,6 +274,12 @@ def _content(job: _Job, folder: Path, identity: dict[str, Any]) -> tuple[dict[st
                 content["users_per_row_group"],
                 job.options.actions_per_row_group,
             )
+            if described["actions"] != shard["actions"]:
+                raise ValueError(
+                    f"{shard['path']}: {shard['actions']:,} actions were counted for this shard, but its intermediate "
+                    f"files in {buckets} hold {described['actions']:,}; run again without --resume, on a disk that "
+                    "nothing else changes"
+                )
             journal.record_shard({"split": shard["split"], "path": shard["path"], **described})
         files.append(journal.files[shard["path"]])
     return content, files
@@ -264,7 +305,7 @@ def _check_events(job: _Job, folder: Path, work: Path, buckets: Path | None) -> 
 
 @contextlib.contextmanager
 def _unpublished(out: Path, resume: bool) -> Iterator[Path]:
-    """A folder beside `out`, renamed to it on success and removed otherwise, unless the run is to be resumed."""
+    """A locked folder beside `out`, for the caller to move; removed on failure, unless the run is to be resumed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / f".{out.name}.preparing"
     folder.mkdir(exist_ok=True)
@@ -278,8 +319,6 @@ def _unpublished(out: Path, resume: bool) -> Iterator[Path]:
             if not resume:
                 _clear(folder, keep={_LOCK_NAME})
             yield folder
-            (folder / _LOCK_NAME).unlink()
-            _publish(folder, out)
         except BaseException:
             if not resume:
                 shutil.rmtree(folder, ignore_errors=True)

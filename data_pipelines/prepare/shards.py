@@ -2,13 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from data_pipelines.prepare.durable import sync
 
 COLUMN_TYPES = {
     "poi_row": pa.int32(),
@@ -31,7 +34,7 @@ def shard_schema(columns: Sequence[str]) -> pa.Schema:
 def write_shard(
     bucket: Path, file: Path, users_per_row_group: int, actions_per_row_group: int
 ) -> dict[str, int | str | list[int]]:
-    """Write the events of a bucket as a shard. The file appears complete or not at all.
+    """Write the events of a bucket as a shard. The file appears complete or not at all, and is on the disk on return.
 
     The order is that of user_hash, then timestamp, then source_order: events of one second keep the order of the
     source. Sorting here and not in the engine makes every engine's shards the same, byte by byte.
@@ -68,7 +71,9 @@ def write_shard(
         for size in groups:
             writer.write_table(table.slice(start, size))
             start += size
+    sync(unfinished)
     os.replace(unfinished, file)
+    sync(file.parent)
     return {
         "rows": table.num_rows,
         "row_groups": groups,
@@ -76,6 +81,15 @@ def write_shard(
         "fingerprint": rows_fingerprint(table),
         "bytes": file.stat().st_size,
     }
+
+
+def is_whole(file: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether a shard is there, readable, and its footer has the row groups that its entry of the manifest states."""
+    try:
+        footer = pq.read_metadata(file)
+    except (pa.ArrowException, OSError):
+        return False
+    return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)] == entry["row_groups"]
 
 
 def rows_fingerprint(table: pa.Table) -> str:

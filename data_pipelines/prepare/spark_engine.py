@@ -12,6 +12,7 @@ from py4j.protocol import Py4JError
 from pyspark import SparkConf
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.functions import broadcast
 
 from data_pipelines.prepare.engine import Engine
 
@@ -66,6 +67,12 @@ class SparkEngine(Engine):
         name = f"prepare_{self._views}"
         frame.createOrReplaceTempView(name)
         return self.connection.table(name)
+
+    def secret(self, value: str) -> ir.Table:
+        """A table of one row with the column `secret`, see `Engine`."""
+        with _user_errors():
+            # Of its size Spark knows nothing; without the hint it would repeat the other side of a join.
+            return self._view(broadcast(self._session.createDataFrame([(value,)], "secret string")))
 
     def table(self, expression: ir.Table) -> pa.Table:
         """The rows of an expression. Raises ValueError if a source cannot be read."""

@@ -60,9 +60,14 @@ def hash_user_ids(user_ids: Sequence[str], key: str) -> np.ndarray:
     return (np.frombuffer(digests, dtype=">u8") & np.uint64(2**63 - 1)).astype(np.int64)
 
 
-def hash_expression(user_id: ir.StringValue, key: str) -> ir.IntegerValue:
-    """Ibis expression of the hash of a text column; null stays null."""
-    digest = (ibis.literal(f"{key}\n") + user_id).hexdigest("sha256")
+def hash_expression(user_id: ir.StringValue, key: ir.StringValue) -> ir.IntegerValue:
+    """Ibis expression of the hash of a text column; null stays null.
+
+    Args:
+        user_id: ids as text, without white space at the ends.
+        key: the secret; a column, as a literal would stand in the text of the query, which clusters log.
+    """
+    digest = (key + "\n" + user_id).hexdigest("sha256")
     # No engine-independent cast from hexadecimal text to a number exists, so the digits are added up.
     alphabet = ibis.literal(_HEX_DIGITS)
     digits = [wide_integer(alphabet.find(digest.substr(position, 1))) for position in range(16)]

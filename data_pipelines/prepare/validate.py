@@ -13,6 +13,7 @@ from data_pipelines.prepare.engine_differences import given
 from data_pipelines.prepare.times import unix_seconds
 from data_pipelines.prepare.users import hash_expression
 from data_pipelines.sources.base import DEFAULT_ACTION
+from data_pipelines.sources.canonical import identifier, require_type
 
 MODES = ("local", "pre_trip", "in_trip")
 UNKNOWN_MODE = -1
@@ -38,30 +39,12 @@ REASONS = {
 }
 
 
-def identifier(column: ir.Column) -> ir.StringValue:
-    """An id of any type as trimmed text; null if empty. Whole floats lose their `.0`, so 7 and 7.0 are one id."""
-    if isinstance(column, ir.FloatingValue):
-        whole = ~column.isnan() & (column == column.floor()) & (column.abs() < 2**53)
-        text = ibis.ifelse(whole, column.try_cast("int64").cast("string"), column.cast("string"))
-        return ibis.ifelse(column.isnan(), ibis.null("string"), text)
-    _require(column, "text or numbers", ir.StringValue, ir.NumericValue, ir.UUIDValue)
-    return column.cast("string").strip().nullif("")
-
-
 def number(column: ir.Column) -> ir.FloatingValue:
     """A number of any type as float64; null if it is empty or no number."""
     if isinstance(column, ir.StringValue):
         return column.strip().nullif("").try_cast("float64")
-    _require(column, "text or numbers", ir.NumericValue)
+    require_type(column, "text or numbers", ir.NumericValue)
     return column.cast("float64")
-
-
-def _require(column: ir.Column, expected: str, *kinds: type[ir.Column]) -> None:
-    """Raises ValueError if a column is of none of these kinds."""
-    if not isinstance(column, kinds) and not column.type().is_null():
-        raise ValueError(
-            f"the column {column.get_name()} has type {column.type()}: expected {expected}; write it as one of them"
-        )
 
 
 def _given(column: ir.Column) -> ir.BooleanValue:
@@ -107,12 +90,12 @@ def _with_places(typed: ir.Table) -> ir.Table:
     ).drop("unparsable")
 
 
-def typed_events(raw: ir.Table, key: str) -> ir.Table:
+def typed_events(raw: ir.Table, key: ir.Table) -> ir.Table:
     """Events with typed columns, nothing judged yet.
 
     Args:
         raw: events with canonical names, see `sources.base`.
-        key: key of the user hash.
+        key: key of the user hash, as `Engine.secret` holds it.
 
     Returns:
         Table for `checked_events`. It is meant to be materialised in between: each column is used several times there.
@@ -139,7 +122,8 @@ def typed_events(raw: ir.Table, key: str) -> ir.Table:
     columns |= {name: _text(raw, name) for name in ("mode", "trajectory", "part") if name in raw.columns}
     typed = raw.select(**columns)
     users = typed.select("user_id").distinct().filter(lambda table: table.user_id.notnull())
-    hashed = users.mutate(user_hash=hash_expression(users.user_id, key))
+    keyed = users.cross_join(key)
+    hashed = keyed.select("user_id", user_hash=hash_expression(keyed.user_id, keyed.secret))
     return typed.left_join(hashed, "user_id").drop("user_id", "user_id_right")
 
 

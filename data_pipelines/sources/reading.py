@@ -12,10 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.sources.base import Origin, Progress
+from data_pipelines.sources.canonical import as_text
 from data_pipelines.sources.text import JSON_LINES, TextLayout, header, stage_text
 
 COMMA = TextLayout()
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
+# Columns that engines add to those of a Parquet file: where a row stands.
+_OWN_NAMES = ("source_path", "source_row", "file_row_number")
 
 
 class ParquetEngine(Protocol):
@@ -60,6 +63,7 @@ class Reader:
         for file, names in wanted.items():
             if kind(file) == "parquet":
                 schema = pq.read_schema(file)
+                _refuse_own_names(file, schema.names)
                 signature = tuple((new, old, str(schema.field(old).type)) for new, old in names.items())
             else:
                 signature = tuple((name,) for name in sorted(names))
@@ -149,21 +153,26 @@ def column_names(file: Path, layout: TextLayout = COMMA) -> list[str] | None:
             return header(file, layout)
 
 
+def _refuse_own_names(file: Path, names: Sequence[str]) -> None:
+    """Raises ValueError if a Parquet file has a column that the engines put beside its own, of upper or lower case."""
+    for name in names:
+        if name.lower() in _OWN_NAMES:
+            raise ValueError(f"{file} has a column {name}, a name that prepare itself uses; rename or drop the column")
+
+
 def union(tables: Sequence[ir.Table]) -> ir.Table:
-    """Rows of all tables; a column that some lack is null there, and text wherever the types differ."""
+    """Rows of all tables; a column that some lack is null there, and `as_text` wherever the types differ."""
     names = list(dict.fromkeys(name for table in tables for name in table.columns))
     types = {name: {table[name].type() for table in tables if name in table.columns} for name in names}
-    shared = {name: next(iter(kinds)) if len(kinds) == 1 else "string" for name, kinds in types.items()}
-    aligned = [
-        table.select(
-            **{
-                name: table[name].cast(shared[name]) if name in table.columns else ibis.null(shared[name])
-                for name in names
-            }
-        )
-        for table in tables
-    ]
-    return functools.reduce(lambda left, right: left.union(right), aligned)
+
+    def aligned(table: ir.Table, name: str) -> ir.Value:
+        one_type = len(types[name]) == 1
+        if name in table.columns:
+            return table[name] if one_type else as_text(name, table[name])
+        return ibis.null(next(iter(types[name])) if one_type else "string")
+
+    rows = [table.select(**{name: aligned(table, name) for name in names}) for table in tables]
+    return functools.reduce(lambda left, right: left.union(right), rows)
 
 
 def _json_text(value: ir.JSONValue) -> ir.StringValue:

@@ -52,11 +52,16 @@ def test_functions_mean_the_same(spark: Engine) -> None:
     ids = [str(number) for number in range(64)]
     texts = list(TEXTS)
     rows = pa.table({"user": ids + [None] * len(texts), "time": [None] * len(ids) + texts})
-    table = spark.small_table(rows, "functions")
-    hashed = hash_expression(table.user, "key")
-    found = spark.table(table.select("user", "time", hashed=hashed, seconds=unix_seconds(table.time))).to_pylist()
+    table = spark.small_table(rows, "functions").cross_join(spark.secret("the key"))
+    hashed = hash_expression(table.user, table.secret)
+    expression = table.select("user", "time", hashed=hashed, seconds=unix_seconds(table.time))
+    query = spark.connection.compile(expression)
+    plan = str(spark.connection.raw_sql(f"EXPLAIN EXTENDED {query}").collect())
+    assert "BroadcastNestedLoopJoin" in plan
+    assert "the key" not in query + plan
+    found = spark.table(expression).to_pylist()
     hashes = {row["user"]: row["hashed"] for row in found if row["user"] is not None}
-    assert hashes == dict(zip(ids, hash_user_ids(ids, "key").tolist(), strict=True))
+    assert hashes == dict(zip(ids, hash_user_ids(ids, "the key").tolist(), strict=True))
     assert {row["time"]: row["seconds"] for row in found if row["time"] is not None} == TEXTS
 
 

@@ -71,6 +71,67 @@ def test_checks_that_do_not_apply_say_so(clean: PreparedFolder, tmp_path: Path) 
     assert set(found.values()) == {"pass", "does not apply"}
 
 
+def test_kept_repetitions_are_no_leak(tmp_path: Path) -> None:
+    table = event_table(num_users=2)
+    last = table.sort_by([("user_id", "ascending"), ("timestamp", "ascending")]).slice(table.num_rows - 1)
+    source = write(pa.concat_tables([table, last]), tmp_path / "in")
+    options = PrepareOptions(split="leave-last-out", duplicates="keep")
+    folder = prepare_folder(source, "tables", tmp_path / "out", options, key="k").folder
+    assert outcomes(folder)["no event in two parts"] == "does not apply"
+    assert failures(folder) == set()
+
+
+def _same_second_at_unknown_places(rows: dict[str, Rows]) -> None:
+    _event_in_two_parts(rows)
+    for split in ("validation", "test"):
+        rows[split][0]["poi_row"][0] = -1
+
+
+def test_two_unknown_places_in_one_second_are_no_leak(clean: PreparedFolder, tmp_path: Path) -> None:
+    folder = edited(clean, tmp_path / "copy", _same_second_at_unknown_places)
+    assert outcomes(folder)["no event in two parts"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda manifest: manifest.pop("split"), r"manifest\.json has no split \(dict\)"),
+        (lambda manifest: manifest["split"].clear(), r"manifest\.json, split has no rule \(str\)"),
+        (lambda manifest: manifest["files"][1].pop("fingerprint"), r"files\[1\] has no fingerprint \(str\)"),
+    ],
+)
+def test_a_manifest_without_what_is_checked_is_named(
+    clean: PreparedFolder, tmp_path: Path, change: Callable[[dict], None], said: str
+) -> None:
+    copy = Path(shutil.copytree(clean.path, tmp_path / "copy"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    change(manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=said):
+        check_leaks(PreparedFolder(copy))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda table: table.drop_columns(["timestamp"]), "column timestamp is missing, expected list"),
+        (lambda table: table.set_column(1, "poi_row", table["action"]), "column poi_row has type list.*int16.*int32"),
+        (
+            lambda table: table.set_column(2, "action", pa.array([[0]] * table.num_rows, table["action"].type)),
+            "differ in length",
+        ),
+    ],
+)
+def test_a_damaged_shard_is_named(
+    clean: PreparedFolder, tmp_path: Path, damage: Callable[[pa.Table], pa.Table], said: str
+) -> None:
+    copy = PreparedFolder(shutil.copytree(clean.path, tmp_path / "copy"))
+    file = copy.files("train")[1]
+    pq.write_table(damage(pq.read_table(file)), file)
+    with pytest.raises(ValueError, match=rf"train/part-00001\.parquet: .*{said}"):
+        check_leaks(copy)
+
+
 def _event_in_two_parts(rows: dict[str, Rows]) -> None:
     rows["validation"][0] = {
         name: rows["test"][0][name][:1] if isinstance(value, list) else rows["test"][0][name]

@@ -60,8 +60,8 @@ def test_the_manifest_comes_last_and_goes_first(memory: fsspec.AbstractFileSyste
 
         def __getattr__(self, name: str) -> object:
             def call(*arguments: object, **options: object) -> object:
-                if name in ("rm_file", "rm", "put_file"):
-                    self.calls.append(f"{name} {arguments[-1]}")
+                if name in ("pipe_file", "rm_file", "rm", "put_file"):
+                    self.calls.append(f"{name} {arguments[0 if name == 'pipe_file' else -1]}")
                 return getattr(memory, name)(*arguments, **options)
 
             return call
@@ -71,8 +71,63 @@ def test_the_manifest_comes_last_and_goes_first(memory: fsspec.AbstractFileSyste
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(remote, "file_system", lambda url: (recorder, "/b/out"))
         remote.publish(tmp_path, "memory://b/out", lambda step: None)
-    assert recorder.calls[0] == "rm_file /b/out/manifest.json"
-    assert recorder.calls[-1] == "put_file /b/out/manifest.json"
+    assert recorder.calls[0] == "pipe_file /b/out/upload-in-progress"
+    assert recorder.calls[1] == "rm_file /b/out/manifest.json"
+    assert recorder.calls[-2:] == ["put_file /b/out/manifest.json", "rm_file /b/out/upload-in-progress"]
+
+
+def test_only_a_prepared_folder_is_overwritten(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    source = write(event_table(), tmp_path / "in")
+    memory.pipe_file("/bucket/photos/one.jpg", b"precious")
+    for url in ("memory://bucket", "memory://bucket/photos"):
+        with pytest.raises(ValueError, match="exists and is not a prepared folder"):
+            prepare_folder(source, "tables", url, key=KEY, overwrite=True)
+        with pytest.raises(ValueError, match="exists and is not a prepared folder"):
+            remote.publish(tmp_path / "in", url, lambda step: None)
+    assert memory.cat_file("/bucket/photos/one.jpg") == b"precious"
+    memory.pipe_file("/bucket/out/manifest.json", b"{")
+    with pytest.raises(ValueError, match=r"not readable JSON .*--overwrite"):
+        prepare_folder(source, "tables", "memory://bucket/out", key=KEY)
+    prepare_folder(source, "tables", "memory://bucket/out", key=KEY, overwrite=True)
+    assert memory.exists("/bucket/photos/one.jpg")
+
+
+@pytest.mark.parametrize("stop", ["uploading file 1 of", "uploading file 3 of"])
+def test_an_interrupted_upload_can_be_repeated(memory: fsspec.AbstractFileSystem, tmp_path: Path, stop: str) -> None:
+    source = write(event_table(), tmp_path / "in")
+    prepare_folder(source, "tables", "memory://bucket/out", key="old")
+
+    def interrupt(step: str) -> None:
+        if step.startswith(stop):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_folder(source, "tables", "memory://bucket/out", key=KEY, overwrite=True, progress=interrupt)
+    assert not memory.exists("/bucket/out/manifest.json")
+    assert not prepare_folder(source, "tables", "memory://bucket/out", key=KEY).already_prepared
+    local = prepare_folder(source, "tables", tmp_path / "out", key=KEY)
+    found = {name.removeprefix("/bucket/out/"): memory.cat_file(name) for name in memory.find("/bucket/out")}
+    assert found == content(local.folder.path)
+
+
+def test_a_failed_upload_is_resumed_without_new_work(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    source, url = write(event_table(), tmp_path / "in"), "memory://bucket/out"
+
+    def fail(step: str) -> None:
+        if step.startswith("uploading file 2"):
+            with pytest.raises(ValueError, match="another run is preparing"):
+                prepare_folder(source, "tables", url, key=KEY)
+            raise OSError("no connection")
+
+    with pytest.raises(OSError, match="no connection"):
+        prepare_folder(source, "tables", url, key=KEY, resume=True, progress=fail)
+    steps: list[str] = []
+    prepare_folder(source, "tables", url, key=KEY, resume=True, progress=steps.append)
+    assert [step for step in steps if not step.startswith("uploading")] == ["fingerprinting the input"]
+    local = prepare_folder(source, "tables", tmp_path / "out", key=KEY)
+    found = {name.removeprefix("/bucket/out/"): memory.cat_file(name) for name in memory.find("/bucket/out")}
+    assert found == content(local.folder.path)
+    assert not list((tmp_path / "cache" / "spacetime-gr").iterdir())
 
 
 def test_what_is_missing_is_named(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.prepare import PrepareOptions, prepare_folder
@@ -99,6 +100,40 @@ def test_a_failed_resumable_run_keeps_its_work(source: Path, whole: dict[str, by
     prepare_folder(source, "tables", out, OPTIONS, key=KEY, finish=finish, resume=True, progress=steps.append)
     assert not [step for step in steps if step.startswith(("checking", "writing shard"))]
     assert content(out) == whole
+
+
+@pytest.mark.parametrize("damage", ["emptied", "lost", "of another run"])
+def test_a_shard_that_a_crash_damaged_is_written_again(
+    source: Path, whole: dict[str, bytes], tmp_path: Path, damage: str
+) -> None:
+    def fail(folder: Path, actions: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        prepare_folder(source, "tables", out, OPTIONS, key=KEY, finish=fail, resume=True)
+    first, second = sorted((tmp_path / ".out.preparing" / "train").iterdir())[:2]
+    if damage == "emptied":
+        os.truncate(first, 0)
+    elif damage == "lost":
+        first.unlink()
+    else:
+        pq.write_table(pq.read_table(second).slice(0, 1), first)
+    steps: list[str] = []
+    prepare_folder(source, "tables", out, OPTIONS, key=KEY, finish=finish, resume=True, progress=steps.append)
+    assert [step.split(": ")[1] for step in steps if step.startswith("writing shard")] == ["train/part-00000.parquet"]
+    assert content(out) == whole
+
+
+def test_a_shard_with_fewer_actions_than_planned_stops_the_run(source: Path, tmp_path: Path) -> None:
+    def lose_rows(step: str) -> None:
+        if step.startswith("writing shard 2"):
+            (file,) = (tmp_path / ".out.preparing" / "work" / "buckets" / "bucket=1").glob("*.parquet")
+            pq.write_table(pq.read_table(file, partitioning=None).slice(7), file)
+
+    with pytest.raises(ValueError, match=r"train/part-00001\.parquet: .* actions were counted .*without --resume"):
+        prepare_folder(source, "tables", tmp_path / "out", OPTIONS, key=KEY, progress=lose_rows)
+    assert names(tmp_path) == []
 
 
 def test_a_journal_takes_no_torn_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every format, from small made files through prepare to the shards."""
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -223,6 +224,62 @@ def test_several_event_files_of_different_types_are_one_table(tmp_path: Path) ->
     assert [poi for poi, _ in events_of(folder)[user("1")]] == ["a", "b"]
 
 
+ZONED = pa.timestamp("us", "Asia/Kolkata")
+SECONDS = [1_700_000_000, 1_700_000_060]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("user_id", [pa.array([7, 7]), pa.array([7.0, 7.0]), pa.array(["7", " 7"])]),
+        (
+            "user_id",
+            [pa.array([20_000_000, 20_000_000]), pa.array([2e7, 2e7]), pa.array(["20000000"] * 2)],
+        ),
+        ("poi_id", [pa.array([1, 1]), pa.array([1.0, 1.0])]),
+        ("mode", [pa.array([2, None], pa.int8()), pa.array([2.0, None]), pa.array(["in_trip", ""])]),
+        ("timestamp", [pa.array(SECONDS), pa.array([1_700_000_000.9, 1_700_000_060.0])]),
+        (
+            "timestamp",
+            [pa.array([time * 10**9 for time in SECONDS]), pa.array([time * 1e9 for time in SECONDS])],
+        ),
+        ("timestamp", [pa.array([second * 1e3 + 0.25 for second in SECONDS]), pa.array(SECONDS, pa.timestamp("s"))]),
+        ("timestamp", [pa.array([second * 10**6 for second in SECONDS], ZONED), pa.array(list(map(str, SECONDS)))]),
+    ],
+)
+def test_files_that_type_one_column_differently_say_the_same(tmp_path: Path, name: str, values: list[pa.Array]) -> None:
+    source = tmp_path / "source"
+    (source / "events").mkdir(parents=True)
+    for number, column in enumerate(values):
+        columns = {
+            "user_id": [7, 7],
+            "poi_id": [1, 1],
+            "timestamp": SECONDS,
+            "latitude": [1.0, 1.0],
+            "longitude": [2.0, 2.0],
+            "mode": [2, None],
+        }
+        pq.write_table(pa.table(columns | {name: column}), source / "events" / f"{number}.parquet")
+    folder = run(source, "tables", dataclasses.replace(TRAIN_ONLY, duplicates="keep"))
+    assert folder.manifest["rejected"] == {}
+    (row,) = folder.read("train").to_pylist()
+    assert row["user_hash"] == user("20000000" if "20000000" in values[-1].to_pylist() else "7")
+    assert sorted(zip(row["timestamp"], row["mode"], strict=True)) == sorted(
+        [(SECONDS[0], 2), (SECONDS[1], -1)] * len(values)
+    )
+    assert folder.pois()["poi_id"].to_pylist() == ["1"]
+
+
+def test_not_a_number_among_ids_of_several_types_is_no_user(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "events").mkdir(parents=True)
+    for number, users in enumerate([pa.array([float("inf"), float("nan")]), pa.array(["7", ""])]):
+        columns = {"poi_id": [1, 1], "timestamp": SECONDS, "latitude": [1.0, 1.0], "longitude": [2.0, 2.0]}
+        pq.write_table(pa.table({"user_id": users} | columns), source / "events" / f"{number}.parquet")
+    folder = run(source, "tables", dataclasses.replace(TRAIN_ONLY, duplicates="keep"))
+    assert folder.manifest["rejected"] == {"missing user": 2}
+
+
 def test_pois_are_derived_from_events_without_a_table(tmp_path: Path) -> None:
     file = tmp_path / "checkins.csv.gz"
     file.write_bytes(
@@ -281,6 +338,14 @@ def test_empty_file_without_header_is_refused(tmp_path: Path, format: str) -> No
     file.write_bytes(b"")
     with pytest.raises(ValueError, match=r"checkins\.txt"):
         run(file, format)
+
+
+@pytest.mark.parametrize("name", ["source_path", "File_Row_Number", "source_row"])
+def test_columns_that_prepare_adds_itself_are_refused_with_the_files_name(tmp_path: Path, name: str) -> None:
+    columns = {"user_id": [7], "poi_id": [1], "timestamp": [SECONDS[0]], "latitude": [1.0], "longitude": [2.0]}
+    pq.write_table(pa.table(columns | {name: [1]}), tmp_path / "events.parquet")
+    with pytest.raises(ValueError, match=rf"events\.parquet has a column {name}, a name that prepare .*; rename"):
+        run(tmp_path / "events.parquet", "tables")
 
 
 def test_truncated_files_are_refused_with_their_name(tmp_path: Path) -> None:
