@@ -81,7 +81,8 @@ class _RangeLogLikelihood(torch.autograd.Function):
         chunk_size: int,
     ) -> tuple[Tensor, Tensor]:
         table = weight[start:stop]
-        pieces, kept = [], ()
+        pieces: list[Tensor] = []
+        kept: tuple[Tensor, ...] = ()
         for rows in _chunks(len(hidden), chunk_size):
             scores = _scores(hidden[rows], table, query[rows], key, closed)
             picked = scores.gather(1, target[rows].unsqueeze(1)).squeeze(1)

@@ -19,7 +19,9 @@ class RangeLinear(nn.Linear):
     The slice is taken inside `forward`, so that ZeRO-3 gathers the weight first.
     """
 
-    def forward(self, hidden: Tensor, start: int, stop: int, targets: RangeTargets | None = None) -> Any:
+    def forward(  # type: ignore[override]  # without a range it is no head of ours
+        self, hidden: Tensor, start: int, stop: int, targets: RangeTargets | None = None
+    ) -> Any:
         """Scores of a range of outputs, shape (..., stop - start).
 
         With `targets` instead their log-probabilities (n,) and a `Tail`, the outputs after the range.
