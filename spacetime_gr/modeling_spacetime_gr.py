@@ -298,6 +298,8 @@ class SpacetimeGRForCausalLM(
         past = past_tokens(past_key_values)
         if past is not None and labels is not None:
             raise ValueError("labels with a cache of earlier tokens; train on whole rows, without past_key_values")
+        if labels is not None:
+            use_cache = False  # the heads' part of a cache is not filled then, so it would be of no use
         if position_ids is None:
             past_length = 0 if past is None else past.input_ids.shape[1]
             position_ids = default_positions(input_ids, attention_mask, past_length)
