@@ -109,6 +109,10 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
         """Replace the token table."""
         self.decoder.embed_tokens = value
 
+    def tile_sums(self) -> Tensor | None:
+        """What `BlockAncestors` gives, to be taken once and handed to body and heads; None for a model without."""
+        return None if self.ancestors is None else self.ancestors()
+
     @can_return_tuple
     def forward(
         self,
@@ -126,6 +130,7 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
         cell: Tensor | None = None,
         poi_vector: Tensor | None = None,
         segment: Tensor | None = None,
+        tile_sums: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states of token rows.
@@ -140,6 +145,7 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
             poi_vector: vectors of the places of inner tokens, zero elsewhere, (batch, length, poi_embedding_size).
             segment: number of the packed sequence of cached tokens and these, 0 for padding, (batch, keys); default
                 read off the positions, or with a cache off the attention mask: one sequence a row.
+            tile_sums: from the method of that name, where the heads need them as well; default taken here.
         """
         # The decoder has a configuration of its own: what is set on the model's has to be handed on.
         use_cache = self.config.use_cache if use_cache is None else use_cache
@@ -147,7 +153,7 @@ class SpacetimeGRModel(SpacetimeGRPreTrainedModel):
             if kwargs.get(name) is None:
                 kwargs[name] = getattr(self.config, name)
         ancestors = self.ancestors
-        sums = None if ancestors is None else ancestors()
+        sums = self.tile_sums() if tile_sums is None else tile_sums
 
         def embed(tokens: Tensor) -> Tensor:
             own: Tensor = self.decoder.embed_tokens(tokens)
@@ -298,11 +304,14 @@ class SpacetimeGRForCausalLM(
         past = past_tokens(past_key_values)
         if past is not None and labels is not None:
             raise ValueError("labels with a cache of earlier tokens; train on whole rows, without past_key_values")
+        if labels is not None:
+            use_cache = False  # the heads' part of a cache is not filled then, so it would be of no use
         if position_ids is None:
             past_length = 0 if past is None else past.input_ids.shape[1]
             position_ids = default_positions(input_ids, attention_mask, past_length)
         past_segment = None if past is None else past.segment
         segment = segments(position_ids.expand_as(input_ids), attention_mask, past_segment)
+        tile_sums = self.model.tile_sums()
         output = self.model(
             input_ids=None if inputs_embeds is not None else input_ids,
             inputs_embeds=inputs_embeds,
@@ -318,6 +327,7 @@ class SpacetimeGRForCausalLM(
             cell=cell,
             poi_vector=self._poi_vectors(input_ids, None if past is None else past.input_ids[:, -1:]),
             segment=segment if past_segment is None else torch.cat([past_segment, segment], dim=1),
+            tile_sums=tile_sums,
             **kwargs,
         )
         rows = TokenRows(
@@ -334,8 +344,8 @@ class SpacetimeGRForCausalLM(
             columns = torch.arange(input_ids.shape[1], device=input_ids.device)
             columns = columns[-logits_to_keep:] if isinstance(logits_to_keep, int) else columns[logits_to_keep]
             columns = columns + (rows.input_ids.shape[1] - input_ids.shape[1])
-            return SpacetimeGROutput(logits=self._next_log_probs(rows, columns), **others)
-        sums, counts = self._log_likelihoods(rows, labels)
+            return SpacetimeGROutput(logits=self._next_log_probs(rows, columns, tile_sums), **others)
+        sums, counts = self._log_likelihoods(rows, labels, tile_sums)
         total = counts.sum() if num_items_in_batch is None else num_items_in_batch
         loss = -sums.sum() / torch.clamp(torch.as_tensor(total, device=sums.device), min=1.0)
         return SpacetimeGROutput(loss=loss, loss_sums=-sums.detach(), loss_counts=counts, **others)

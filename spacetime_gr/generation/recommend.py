@@ -273,11 +273,13 @@ class SharedHistory:
         self.model, self.explore_odds = model, explore_odds
         self.requests, self.after = requests, after
         side = ("user_hash", "user_block", "gap", "distance", "category", "cell")
+        self.tile_sums = model.model.tile_sums()
         output = model.model(
             input_ids=rows["input_ids"],
             position_ids=rows["position_ids"],
             use_cache=True,
             poi_vector=model._poi_vectors(rows["input_ids"]),
+            tile_sums=self.tile_sums,
             **{name: rows[name] for name in side},
         )
         self.cache = output.past_key_values
@@ -298,10 +300,12 @@ class SharedHistory:
             position_ids=requests["position_ids"],
             past_key_values=self.cache,
             use_cache=True,
+            tile_sums=self.tile_sums,
             **{name: requests[name] for name in side},
         ).last_hidden_state
         standing = requests["user_block"].flatten()
-        scores = model.block_scores(model.lm_head, model.places, hidden.flatten(0, 1), standing, model._ancestors())
+        ancestors = model._ancestors(self.tile_sums)
+        scores = model.block_scores(model.lm_head, model.places, hidden.flatten(0, 1), standing, ancestors)
         log_probs = functional.log_softmax(full_precision(scores), dim=-1)
         if model.config.return_explore:
             pointer = model._point(
@@ -335,6 +339,7 @@ class SharedHistory:
             position_ids=repeat(self.requests["position_ids"] + 1),
             past_key_values=self.cache,
             use_cache=True,
+            tile_sums=self.tile_sums,
         ).last_hidden_state
         self.cache.crop(-tokens.shape[1])
         scores = model.inner_scores(model.lm_head, model.places, hidden.flatten(0, 1), blocks.flatten())

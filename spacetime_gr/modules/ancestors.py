@@ -48,7 +48,7 @@ class BlockAncestors(nn.Module):
     def forward(self) -> Tensor:
         """Sum of the embeddings of each tile and all above it, shape (num_ancestors + 1, hidden_size); row 0 is zero.
 
-        Taken once a step for all blocks: pointer doubling, so five additions whatever the depth.
+        For all blocks at once: pointer doubling, so five additions whatever the depth.
         """
         above = self.above
         total = self.tile(torch.arange(len(above), device=above.device))
@@ -63,6 +63,6 @@ class BlockAncestors(nn.Module):
         block = torch.where(is_block, tokens - self.block_start, 0)
         return functional.embedding(torch.where(is_block, self.of_block[block], 0), sums)
 
-    def of_all_blocks(self) -> Tensor:
-        """What the tiles add to each block's embedding, shape (num_blocks, hidden_size): for the scores of a step."""
-        return functional.embedding(self.of_block, self())
+    def of_all_blocks(self, sums: Tensor) -> Tensor:
+        """Rows of `sums` for all blocks, shape (num_blocks, hidden_size)."""
+        return functional.embedding(self.of_block, sums)

@@ -1,5 +1,6 @@
 """The typed heads of the language model at work: log-likelihoods of a loss, and the next token's distribution."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ class TypedHeadsMixin:
         self: Any,  # a SpacetimeGRForCausalLM: mixed into it
         rows: TokenRows,
         labels: Tensor,
+        tile_sums: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Summed log-probabilities of the supervised block, inner and action tokens, and their numbers, both (3,)."""
         vocabulary = self.config.vocabulary
@@ -40,7 +42,7 @@ class TypedHeadsMixin:
             self.places,
             block_query.select(block_query.tokens.hidden),
             block_query.select(block_query.tokens.user_block),
-            self._ancestors(),
+            self._ancestors(tile_sums),
             block_query.classes(vocabulary.block_start),
             self.config.loss_chunk_size,
         )
@@ -73,9 +75,9 @@ class TypedHeadsMixin:
         sums = torch.stack([query.total(values) for query, values in parts])
         return sums, torch.stack([query.supervised.sum() for query, _ in parts]).float()
 
-    def _ancestors(self: Any) -> Tensor | None:
+    def _ancestors(self: Any, tile_sums: Tensor | None) -> Tensor | None:
         """What the tiles above add to the blocks' embeddings, (num_blocks, hidden_size); taken once for all chunks."""
-        return None if self.model.ancestors is None else self.model.ancestors.of_all_blocks()
+        return None if tile_sums is None else self.model.ancestors.of_all_blocks(tile_sums)
 
     def _poi_vectors(self: Any, input_ids: Tensor, before: Tensor | None = None) -> Tensor | None:
         """Vectors of the places of inner tokens, zero elsewhere, (batch, length, poi_embedding_size); None if off.
@@ -179,6 +181,7 @@ class TypedHeadsMixin:
         self: Any,  # a SpacetimeGRForCausalLM: mixed into it
         rows: TokenRows,
         columns: Tensor,
+        tile_sums: Tensor | None,
     ) -> Tensor:
         """Log-probabilities over the vocabulary at some columns (kept,) of the rows, (batch, kept, vocab_size)."""
         vocabulary = self.config.vocabulary
@@ -188,8 +191,9 @@ class TypedHeadsMixin:
         is_context = (current >= vocabulary.context_start) & (current < vocabulary.block_start)
         is_block = (current >= vocabulary.block_start) & (current < vocabulary.inner_start)
         is_inner = (current >= vocabulary.inner_start) & (current < vocabulary.action_start)
+        block_log_probs = partial(self._block_log_probs, tile_sums=tile_sums)
         for is_type, first, stop, log_probs in (
-            (is_context, vocabulary.block_start, vocabulary.inner_start, self._block_log_probs),
+            (is_context, vocabulary.block_start, vocabulary.inner_start, block_log_probs),
             (is_block, vocabulary.inner_start, vocabulary.action_start, self._inner_log_probs),
             (is_inner, vocabulary.action_start, vocabulary.size, self._range_log_probs),
             (~(is_context | is_block | is_inner), vocabulary.context_start, vocabulary.block_start,
@@ -209,10 +213,18 @@ class TypedHeadsMixin:
             )
         return logits
 
-    def _block_log_probs(self: Any, tokens: TokenRows, position: Tensor, memory: Memory, first: int, _: int) -> Tensor:
+    def _block_log_probs(
+        self: Any,
+        tokens: TokenRows,
+        position: Tensor,
+        memory: Memory,
+        first: int,
+        _: int,
+        tile_sums: Tensor | None,
+    ) -> Tensor:
         """Log-probabilities of the blocks after u tokens, shape (batch * slots, num_blocks)."""
         hidden, user_block = tokens.hidden.flatten(0, 1), tokens.user_block.flatten()
-        scores = self.block_scores(self.lm_head, self.places, hidden, user_block, self._ancestors())
+        scores = self.block_scores(self.lm_head, self.places, hidden, user_block, self._ancestors(tile_sums))
         log_probs = functional.log_softmax(scores, dim=-1)
         if self.config.return_explore:
             pointer = self._point_from(self.block_pointer, tokens, position, memory, memory.block)

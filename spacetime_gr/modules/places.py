@@ -57,12 +57,16 @@ class PlaceTable(nn.Module):
         self.register_buffer("vector", torch.zeros(config.num_pois, size, dtype=torch.float16) if size else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PlaceTable":
-        # Half precision would move blocks by kilometres, so a cast of the model leaves the coordinates in float32.
+        # Half precision would move blocks by kilometres, so a cast of the model leaves the coordinates in float32; and
+        # the vectors in float16, of which float32 would take twice the memory and bfloat16 fewer bits.
         exact = {"block_centers": self.block_centers, "longest_km": self.longest_km}
+        vector = self.vector
         super()._apply(fn, recurse)
         for name, values in exact.items():
             if (moved := getattr(self, name)).dtype.itemsize < 4:
                 setattr(self, name, values.to(moved.device))
+        if vector is not None and self.vector is not None and self.vector.dtype != torch.float16:
+            self.vector = vector.to(self.vector.device, torch.float16)
         return self
 
     @torch.no_grad()

@@ -65,11 +65,13 @@ def range_log_likelihood(
 
 
 class _RangeLogLikelihood(torch.autograd.Function):
-    """With q = exp(scores - peak) and its row sums, all that backward needs are products of q with small matrices.
+    """With q = softmax(scores) less the one-hot target, all that backward needs are products of q with small matrices.
 
-    d log p(t) / d hidden = weight[t] - (q / sum) @ weight, and row factors (1 / sum, the incoming gradient) go to the
-    small side of each product. So no pass over the scores but the products themselves is made in backward. One chunk of
-    q is kept; where there are several, backward computes each again.
+    d log p(t) / d hidden = -q @ table, and the incoming gradient, a factor of each row, goes to the small side of each
+    product. So no pass over the scores but the products themselves is made in backward. The target's entry of q is the
+    probability of all others, summed and not 1 - p(t), and it is entered before q is rounded: a half precision p(t)
+    near 1 says nothing of what is left of it. One chunk of q is kept; where there are several, backward computes each
+    again.
     """
 
     @staticmethod
@@ -91,22 +93,25 @@ class _RangeLogLikelihood(torch.autograd.Function):
         kept: tuple[Tensor, ...] = ()
         for rows in _chunks(len(hidden), chunk_size):
             scores = _scores(hidden[rows], table, query[rows], key, closed)
-            picked = scores.gather(1, target[rows].unsqueeze(1)).squeeze(1)
-            peak = scores.amax(1)
-            powers = scores.sub_(peak.unsqueeze(1)).exp_()
-            total = powers.sum(1)
-            pieces.append(torch.stack([picked - peak - total.log(), peak, total]))
+            chosen = target[rows].unsqueeze(1)
+            picked, peak = scores.gather(1, chosen), scores.amax(1, keepdim=True)
+            powers = scores.sub_(peak).exp_()
+            rest = powers.scatter_(1, chosen, 0.0).sum(1, keepdim=True)
+            total = rest + (picked - peak).exp()
+            missed = rest / total
+            pieces.append(torch.cat([picked - peak - total.log(), peak + total.log(), missed], dim=1))
             if len(hidden) <= chunk_size:
-                kept = (powers.to(hidden.dtype),)
-        log_likelihood, peak, total = torch.cat(pieces, dim=1)
-        ctx.save_for_backward(hidden, weight, shift, query, key, target, closed, peak, total, *kept)
+                q = torch.div(powers, total, out=torch.empty_like(powers, dtype=hidden.dtype))  # and cast, in one pass
+                kept = (q.scatter_(1, chosen, -missed.to(q.dtype)),)
+        log_likelihood, normalizer, missed = torch.cat(pieces).unbind(1)
+        ctx.save_for_backward(hidden, weight, shift, query, key, target, closed, normalizer, missed, *kept)
         ctx.start, ctx.stop, ctx.chunk_size = start, stop, chunk_size
         return log_likelihood.clone(), weight[stop:].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, to_rest: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, shift, query, key, target, closed, peak, total, *kept = ctx.saved_tensors
+        hidden, weight, shift, query, key, target, closed, normalizer, missed, *kept = ctx.saved_tensors
         table = _table(weight, shift, ctx.start, ctx.stop)
         to_hidden, to_query = torch.empty_like(hidden), torch.empty_like(query)
         to_weight = to_table = None
@@ -117,20 +122,18 @@ class _RangeLogLikelihood(torch.autograd.Function):
             to_table = to_weight[ctx.start : ctx.stop]
         elif ctx.needs_input_grad[2]:
             to_table = torch.empty_like(table)
-        upstream = gradient.unsqueeze(1).to(hidden.dtype)
-        scale = (gradient / total).unsqueeze(1).to(hidden.dtype)
+        scale = -gradient.unsqueeze(1).to(hidden.dtype)
         for number, rows in enumerate(_chunks(len(hidden), ctx.chunk_size)):
             if kept:
-                powers = kept[0]
+                q = kept[0]
             else:
                 scores = _scores(hidden[rows], table, query[rows], key, closed)
-                powers = scores.sub_(peak[rows].unsqueeze(1)).exp_().to(hidden.dtype)
-            chosen = target[rows]
-            to_hidden[rows] = upstream[rows] * table[chosen] - scale[rows] * (powers @ table)
-            to_query[rows] = upstream[rows] * key[chosen] - scale[rows] * (powers @ key)
+                p = scores.sub_(normalizer[rows].unsqueeze(1)).exp_()
+                q = p.scatter_(1, target[rows].unsqueeze(1), -missed[rows].unsqueeze(1)).to(hidden.dtype)
+            to_hidden[rows] = scale[rows] * (q @ table)
+            to_query[rows] = scale[rows] * (q @ key)
             if to_table is not None:
-                to_table.addmm_(powers.T, scale[rows] * hidden[rows], alpha=-1, beta=min(number, 1))
-                to_table.index_add_(0, chosen, upstream[rows] * hidden[rows])
+                to_table.addmm_(q.T, scale[rows] * hidden[rows], beta=min(number, 1))
         to_shift = to_table.clone() if to_table is not None and ctx.needs_input_grad[2] else None
         return to_hidden, to_weight, to_shift, to_query, *(None,) * 6
 

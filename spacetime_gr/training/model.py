@@ -18,7 +18,8 @@ def model_config(config: PretrainConfig, tokenizer: Any | None) -> SpacetimeGRCo
 
     Args:
         config: the run.
-        tokenizer: None takes the vocabulary's sizes from section `model` too (planning without data).
+        tokenizer: None takes the vocabulary's sizes from section `model` too (planning without data); tiles above the
+            blocks are then as many as a quadtree of so many blocks can have.
 
     Raises:
         ValueError: section `model` contradicts the tokenizer, or its sizes do not fit each other.
@@ -31,6 +32,9 @@ def model_config(config: PretrainConfig, tokenizer: Any | None) -> SpacetimeGRCo
                 f"remove model.{name}"
             )
     given = {name: value for name, value in config.model.items() if name != "attn_implementation"}
+    if tokenizer is None and given.get("block_ancestors") and "num_ancestors" not in given:
+        num_blocks = SpacetimeGRConfig(**given | {"block_ancestors": False}).num_blocks
+        sizes = {"num_ancestors": max(1, num_blocks - 1)}
     return SpacetimeGRConfig(**{**given, **sizes})
 
 

@@ -12,7 +12,7 @@ from spacetime_gr.training.distributed import environment_world
 from spacetime_gr.training.engine import deepspeed_settings, resolve_precision, resolve_stage
 from spacetime_gr.training.flops import ParameterCounts, count_parameters
 from spacetime_gr.training.loading import dump_config
-from spacetime_gr.training.model import attention_implementation, model_config
+from spacetime_gr.training.model import attention_implementation, model_config, poi_embeddings
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class MemoryPlan:
     gradients: float
     optimizer: float
     activations: float
+    places: float
 
     @property
     def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + self.activations + self.places
 
 
 def dry_run(config: PretrainConfig, config_files: list[str], overrides: list[str], world_size: int) -> str:
@@ -45,9 +46,12 @@ def dry_run(config: PretrainConfig, config_files: list[str], overrides: list[str
     absent = [str(corpus.path) for corpus in config.data.corpora if not Path(corpus.path).is_dir()]
     sizes = model_config(config, None if absent else load_tokenizer(config))
     sizes._attn_implementation = attention_implementation(config, sizes, device)
+    if not absent:
+        poi_embeddings(config, sizes)
     with torch.device("meta"):
-        counts = count_parameters(SpacetimeGRForCausalLM(sizes))
-    memory = plan_memory(config, counts, sizes, world_size, precision)
+        model = SpacetimeGRForCausalLM(sizes)
+    counts, places = count_parameters(model), sum(buffer.nbytes for buffer in model.buffers())
+    memory = plan_memory(config, counts, places, sizes, world_size, precision)
     parts = [dump_config(config), describe(counts, memory, config, world_size, precision)]
     parts.append(f"\nattention               {sizes._attn_implementation:>16}")
     if absent:
@@ -56,7 +60,7 @@ def dry_run(config: PretrainConfig, config_files: list[str], overrides: list[str
 
 
 def plan_memory(
-    config: PretrainConfig, counts: ParameterCounts, model_config: Any, world_size: int, precision: str
+    config: PretrainConfig, counts: ParameterCounts, places: int, model_config: Any, world_size: int, precision: str
 ) -> MemoryPlan:
     """Estimate of the memory on one device.
 
@@ -67,7 +71,10 @@ def plan_memory(
 
     Activations follow Korthikanti et al. 2022 (arXiv 2205.05198, eq. 2) without the attention scores, which sdpa does
     not keep: 34 x rows x row length x hidden size x layers bytes in bf16 (twice that in fp32); with gradient
-    checkpointing the input of each layer and one layer's activations. Buffers, caches and fragmentation come on top.
+    checkpointing the input of each layer and one layer's activations. Caches and fragmentation come on top.
+
+    Args:
+        places: bytes of the place tables, which every device holds whole.
     """
     stage = resolve_stage(config)
     parameters = counts.total
@@ -88,7 +95,7 @@ def plan_memory(
         activations = per_layer + layers * width * positions * model_config.hidden_size
     else:
         activations = per_layer * layers
-    return MemoryPlan(weights, gradients, optimizer, activations)
+    return MemoryPlan(weights, gradients, optimizer, activations, places)
 
 
 def launch_command(config_files: list[str], overrides: list[str], world_size: int, num_nodes: int = 1) -> str:
@@ -111,6 +118,7 @@ def describe(
         "gradients": memory.gradients,
         "optimizer states": memory.optimizer,
         "activations (estimate)": memory.activations,
+        "place tables": memory.places,
         "total": memory.total,
     }
     batch = config.data.num_lanes * config.data.row_length

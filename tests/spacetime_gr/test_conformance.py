@@ -211,6 +211,7 @@ def test_no_dict_and_no_cache(model: SpacetimeGRForCausalLM, batch: dict[str, Te
     assert torch.equal(parts[0], output.logits)
     assert isinstance(model.model(batch["input_ids"], return_dict=False), tuple)
     assert len(model(**batch, return_dict=False, use_cache=False)) == 1
+    assert model(**batch, labels=batch["input_ids"], use_cache=True).past_key_values is None  # it could not be read on
     model.config.use_cache = False
     assert model(**batch).past_key_values is None
 

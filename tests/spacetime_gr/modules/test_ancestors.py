@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spacetime_gr import POIIndex, SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRTokenizer
-from tests.spacetime_gr.conftest import make_pois
+from tests.spacetime_gr.conftest import make_histories, make_pois
 from tests.spacetime_gr.test_modeling_spacetime_gr import batch_of, make_model
 
 
@@ -29,7 +29,7 @@ def test_tiles_equal_blocks_with_the_sum_in_their_own_embedding(tokenizer: Space
     batch = batch_of(tokenizer, 3, [12, 7])
     with torch.no_grad():
         blocks = slice(vocabulary.block_start, vocabulary.inner_start)
-        plain.get_input_embeddings().weight[blocks] += model.model.ancestors.of_all_blocks()
+        plain.get_input_embeddings().weight[blocks] += model.model.ancestors.of_all_blocks(model.model.tile_sums())
         found, expected = (one(**batch | {"labels": None}).logits for one in (model, plain))
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
     assert not torch.equal(found, make_model(tokenizer).double()(**batch | {"labels": None}).logits)
@@ -46,6 +46,28 @@ def test_a_new_model_starts_as_one_without_tiles(tokenizer: SpacetimeGRTokenizer
     first, second = weights
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not any(second[name].any() for name in second.keys() - first.keys() if second[name].is_floating_point())
+
+
+def test_sums_are_taken_once_a_step(tokenizer: SpacetimeGRTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For body and heads together, and for all candidates of a request, however many steps these take."""
+    model = make_model(tokenizer, block_ancestors=True)
+    taken = []
+    model.model.ancestors.register_forward_hook(lambda *_: taken.append(1))
+    monkeypatch.setattr("spacetime_gr.generation.recommend.CANDIDATE_CHUNK", 2)
+    batch, history = batch_of(tokenizer, 3, [5, 2]), make_histories(4, [6])[0]
+    prompt = {name: values for name, values in batch.items() if name != "labels"}
+    index, when = tokenizer.index, int(history["timestamp"][-1]) + 3600
+    request = tokenizer.encode_requests(*tokenizer.columns([history]), when=when)
+    for call, expected in (
+        (lambda: model(**batch), 1),
+        (lambda: model(**prompt), 1),
+        (lambda: model.generate(**prompt, max_new_tokens=4, do_sample=False), 4),
+        (lambda: model.recommend(tokenizer, [history], when=when, num_beams=5), 1),
+        (lambda: model.score_pois(request, index), 1),
+    ):
+        taken.clear()
+        call()
+        assert len(taken) == expected
 
 
 def test_growth_gives_a_new_block_the_tiles_of_its_origin() -> None:

@@ -45,6 +45,18 @@ def test_saved_with_the_weights(tokenizer: SpacetimeGRTokenizer, tmp_path: Path)
         assert torch.equal(again(**batch).loss, model(**batch).loss)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_vectors_stay_as_they_are_under_a_cast(tokenizer: SpacetimeGRTokenizer, dtype: torch.dtype) -> None:
+    """Training casts the model: vectors would double in float32 and lose bits in bfloat16."""
+    model = make_model(tokenizer, poi_embedding_size=SIZE)
+    vector = model.places.vector.clone()
+    model.to(dtype)
+    assert model.places.vector.dtype == torch.float16
+    assert torch.equal(model.places.vector, vector)
+    model(**batch_of(tokenizer, 0, [9])).loss.backward()
+    assert model.inner_scores.poi.weight.grad.dtype == dtype
+
+
 def test_a_cached_inner_token_finds_its_block(tokenizer: SpacetimeGRTokenizer) -> None:
     model = make_model(tokenizer, poi_embedding_size=SIZE)
     batch = batch_of(tokenizer, 4, [8]) | {"labels": None}

@@ -1,12 +1,16 @@
 """The log-likelihood over a range with its own backward, against the softmax that autograd differentiates."""
 
+import math
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional
 
 from spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.modules.places import PlaceTable
-from spacetime_gr.modules.range_likelihood import NEVER, RangeTargets, range_log_likelihood
+from spacetime_gr.modules.range_likelihood import NEVER, RangeTargets, full_precision, range_log_likelihood
 
 START, STOP = 3, 14
 
@@ -26,7 +30,7 @@ def case(rows: int, width: int, dtype: torch.dtype = torch.float64) -> tuple[tor
 def by_softmax(*values: torch.Tensor) -> torch.Tensor:
     """The same, spelt out."""
     hidden, weight, shift, query, key, target, closed = values
-    scores = (hidden @ (weight[START:STOP] + shift).T + query @ key.T).masked_fill(closed, NEVER)
+    scores = full_precision(hidden @ (weight[START:STOP] + shift).T + query @ key.T).masked_fill(closed, NEVER)
     return functional.log_softmax(scores, dim=-1).gather(1, target.unsqueeze(1)).squeeze(1)
 
 
@@ -99,6 +103,41 @@ def test_autocast_reaches_forward_and_backward() -> None:
     for one, other in zip(gradients, torch.autograd.grad(by_softmax(*values).sum(), values[:4]), strict=True):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, other, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("chunk_size", [16, 64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("margin", [0.0, 7.0, 12.0])  # of the targets' scores: probabilities up to 1 - 5e-5
+def test_half_precision_keeps_what_confident_targets_leave(margin: float, dtype: torch.dtype, chunk_size: int) -> None:
+    """The gradient of a target near 1 is a small difference: as near to the truth as autograd's in the same type."""
+    hidden, weight, shift, _, key, target, closed = (values.detach() for values in case(64, 9, torch.float32))
+    query = margin * functional.one_hot(target, 9).float()
+    key[:9] = torch.eye(9)
+    hidden, weight, shift, query, key = (values.to(dtype) for values in (hidden / 8, weight, shift, query, key))
+
+    def gradients(likelihood: Callable[..., torch.Tensor], kind: torch.dtype) -> list[torch.Tensor]:
+        leaves = [values.to(kind, copy=True).requires_grad_() for values in (hidden, weight, shift, query)]
+        result = likelihood(*leaves, key.to(kind), target, closed)
+        return [gradient.double() for gradient in torch.autograd.grad(result.sum(), leaves)]
+
+    exact = gradients(by_softmax, torch.float64)
+    found = gradients(partial(ours, chunk_size), dtype)
+    for one, other, true in zip(found, gradients(by_softmax, dtype), exact, strict=True):
+        assert (one - true).norm() <= 1.2 * (other - true).norm() + 1e-3 * true.norm()
+
+
+def test_many_even_classes_do_not_overflow_float16() -> None:
+    """The sum of as many powers as there are blocks is out of float16's range; probabilities are not."""
+    hidden, weight = (torch.zeros(size, 2, dtype=torch.float16).requires_grad_() for size in (3, 70_000))
+    nothing, closed = torch.zeros(3, 0, dtype=torch.float16), torch.zeros(70_000, dtype=torch.bool)
+    for chunk_size in (2, 4):
+        targets = RangeTargets(
+            torch.arange(3), nothing, torch.zeros(70_000, 0, dtype=torch.float16), None, closed, chunk_size
+        )
+        result, _ = range_log_likelihood(hidden + 1, weight, 0, 70_000, targets)
+        torch.testing.assert_close(result, torch.full((3,), -math.log(70_000)))
+        to_weight = torch.autograd.grad(result.sum(), weight)[0]
+        torch.testing.assert_close(to_weight[:3], torch.ones(3, 2, dtype=torch.float16), rtol=1e-2, atol=0)
 
 
 def test_spatial_features_are_kept_until_the_places_change() -> None:

@@ -67,6 +67,29 @@ def test_dry_run_without_data_takes_sizes_from_the_model(file: Path, capsys: pyt
     assert "absent does not exist yet" in capsys.readouterr().out
 
 
+def test_dry_run_plans_tiles_before_there_is_data(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their number is the index's to say; a quadtree of n blocks has n - 1 at most."""
+    asked = ["--config", str(file), "--dry-run", "data.path=absent", "model.num_blocks=1000"]
+    embeddings = []
+    for tiles in ("false", "true"):
+        assert main([*asked, f"model.block_ancestors={tiles}"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        embeddings.append(next(int(x.split()[-1].replace(",", "")) for x in lines if x.startswith("parameters")))
+    assert embeddings[1] - embeddings[0] == 1000 * 32  # with the row of 'none'
+    assert main([*asked[:-1], "model.num_blocks=abc", "model.block_ancestors=true"]) == 2
+    assert "num_blocks is 'abc'" in capsys.readouterr().err
+
+
+def test_dry_run_counts_the_place_tables(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["model.num_pois=10000000", "model.poi_embedding_size=64"]
+    assert main(["--config", str(file), "--dry-run", "data.path=absent", *sizes]) == 0
+    gigabytes = {line[:24].strip(): float(line.split()[-2]) for line in capsys.readouterr().out.splitlines()
+                 if line.endswith(" GB")}  # fmt: skip
+    # A vector in float16, category, fine position and popularity of each place; the blocks' tables are small here.
+    assert gigabytes["place tables"] == pytest.approx(10_000_000 * (64 * 2 + 4 + 2 + 1) / 1e9, abs=0.01)
+    assert gigabytes["total"] == pytest.approx(sum(gigabytes.values()) - gigabytes["total"], abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -75,6 +98,7 @@ def test_dry_run_without_data_takes_sizes_from_the_model(file: Path, capsys: pyt
         ("model.num_attention_heads=3", "hidden_size 32 is not a multiple of num_attention_heads 3"),
         ("model.hidden_size=abc", "hidden_size is 'abc'; expected a whole number"),
         ("model.attn_implementation=flash", "expected one of sdpa, eager, varlen"),
+        ("model.poi_embedding_size=3", "poi_embeddings.npy is missing, but model.poi_embedding_size=3"),
         ("deepspeed.config={zero_optimization: 5}", "zero_optimization=5; expected a mapping"),
     ],
 )
