@@ -45,6 +45,7 @@ class Job:
         if done.is_file() and json.loads(done.read_text()) == commands:
             return True
         self.folder.mkdir(parents=True, exist_ok=True)
+        done.unlink(missing_ok=True)  # of other commands, whose result is about to be written over
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu")}
         with (self.folder / "log.txt").open("a") as log:
             for command in commands:
@@ -94,12 +95,28 @@ def figures(result: Mapping[str, Any]) -> list[float | None]:
     ]
 
 
+def common_settings(commands: Sequence[Sequence[str]]) -> str:
+    """What the commands of a job say besides its variant, seed and paths: the same for all rows of a table."""
+    train, evaluate = commands
+    own = ("--config", str(OVERLAYS), "data.path=", "run.dir=", "train.seed=")
+    settings = [part for part in train[2:] if not part.startswith(own)]
+    return " ".join([*settings, *evaluate[5:7], *evaluate[9:]])  # without the run, the data and the result
+
+
 def table(out: Path) -> str:
-    """Mean and standard deviation over seeds of all that is finished, as Markdown."""
-    results: dict[str, list[list[float | None]]] = {}
+    """All that is finished, as Markdown; a table of its own for each of the settings that jobs do not share."""
+    tables: dict[str, dict[str, list[list[float | None]]]] = {}
     for done in sorted(out.glob("*/seed-*/done.json")):
         result = json.loads((done.parent / "eval.json").read_text(encoding="utf-8"))
+        results = tables.setdefault(common_settings(json.loads(done.read_text())), {})
         results.setdefault(done.parents[1].name, []).append(figures(result))
+    if len(tables) < 2:
+        return rows(next(iter(tables.values()), {}))
+    return "\n\n".join(f"`{settings}`\n\n{rows(results)}" for settings, results in tables.items())
+
+
+def rows(results: Mapping[str, Sequence[Sequence[float | None]]]) -> str:
+    """Mean and standard deviation over the seeds of each variant, as a Markdown table."""
     lines = [f"| variant | seeds | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
     for name in sorted(results, key=lambda name: (name != FULL, name)):
         cells = [spread(values) for values in zip(*results[name], strict=True)]

@@ -286,8 +286,8 @@ class SpacetimeGRForCausalLM(
         Args:
             input_ids: tokens, shape (batch, length).
             past_key_values: cache of earlier tokens, filled by this method; it holds them for the pointer, too.
-            inputs_embeds: in place of the tokens' embeddings, (batch, length, hidden_size). The tokens are needed all
-                the same: they tell what type comes next.
+            inputs_embeds: in place of the tokens' embeddings (and what the tiles add to them), shape (batch, length,
+                hidden_size). The tokens are needed all the same: they tell what type comes next.
             labels: like `input_ids`, -100 where nothing is supervised.
             logits_to_keep: compute logits of the last so many positions only (0: all), or of these columns.
             num_items_in_batch: what the summed loss is divided by; default the supervised tokens of this batch.

@@ -15,6 +15,7 @@ from spacetime_gr.modules.zero_start import ZeroLinear
 from spacetime_gr.vocabulary import CELL_BITS, FINE_CELL_BITS
 
 GATHERED_AT_ONCE = 1 << 24  # numbers; bounds the memory of `gathered_products`
+_DRAWS_NOTHING: Any = {"use_reentrant": False, "preserve_rng_state": False}  # no random state to be read and put back
 
 
 class RangeLinear(nn.Linear):
@@ -168,7 +169,7 @@ def gathered_products(query: Tensor, table: Tensor, positions: Tensor) -> Tensor
     rows = max(1, GATHERED_AT_ONCE // (positions.shape[1] * table.shape[1]))
     parts = zip(query.split(rows), positions.split(rows), strict=True)
     if torch.is_grad_enabled():
-        return torch.cat([checkpoint(part, *pair, use_reentrant=False) for pair in parts])
+        return torch.cat([checkpoint(part, *pair, **_DRAWS_NOTHING) for pair in parts])
     return torch.cat([part(*pair) for pair in parts])
 
 
@@ -198,7 +199,7 @@ def chunked_log_likelihood(
         rows = slice(first, first + chunk_size)
         chunk = (targets[rows], *(tensor[rows] for tensor in inputs))
         if torch.is_grad_enabled() and num_slots > chunk_size:  # a single chunk is all there is: nothing to save
-            pieces.append(checkpoint(one_chunk, *chunk, use_reentrant=False))
+            pieces.append(checkpoint(one_chunk, *chunk, **_DRAWS_NOTHING))
         else:
             pieces.append(one_chunk(*chunk))
     return torch.cat(pieces)

@@ -1,8 +1,8 @@
 """What a user of transformers relies on, in the spirit of its common model tests.
 
-Every test runs with both backbones, tied and untied, unless it says why not. Exactness of the method (typed heads,
-mixture, packing) is in `test_modeling_spacetime_gr.py`, decoding in `test_generate.py`, Auto classes without a model in
-`test_auto_classes.py`.
+Every test runs with both backbones, tied and untied, and with tiles, vectors of places and fine positions, unless it says
+why not. Exactness of the method (typed heads, mixture, packing) is in `test_modeling_spacetime_gr.py`, decoding in
+`test_generate.py`, Auto classes without a model in `test_auto_classes.py`.
 """
 
 import json
@@ -33,7 +33,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen3-untied": {"backbone": "qwen3", "tie_word_embeddings": False},
     "llama-tied": {"backbone": "llama", "num_key_value_heads": 1},
     "llama-untied": {"backbone": "llama", "tie_word_embeddings": False},
-}
+    "tiles-vectors-fine": {
+        "tie_word_embeddings": False, "block_ancestors": True, "poi_embedding_size": 6, "use_fine_position": True,
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(params=KINDS)
@@ -220,6 +223,8 @@ def test_no_dict_and_no_cache(model: SpacetimeGRForCausalLM, batch: dict[str, Te
 def test_inputs_embeds(model: SpacetimeGRForCausalLM, batch: dict[str, Tensor]) -> None:
     """In place of the tokens' embeddings; the tokens are needed all the same: the heads read their types."""
     embeds = model.get_input_embeddings()(batch["input_ids"])
+    if model.model.ancestors is not None:
+        embeds = embeds + model.model.ancestors.at(batch["input_ids"], model.model.tile_sums())
     torch.testing.assert_close(model(**batch, inputs_embeds=embeds).logits, model(**batch).logits)
     assert not torch.allclose(model(**batch, inputs_embeds=2 * embeds).logits, model(**batch).logits)
     with pytest.raises(ValueError, match="the tokens tell what type comes next"):
