@@ -1,7 +1,7 @@
 """What a user of transformers relies on, in the spirit of its common model tests.
 
-Every test runs with both backbones, tied and untied, and with tiles, vectors of places and fine positions, unless it says
-why not. Exactness of the method (typed heads, mixture, packing) is in `test_modeling_spacetime_gr.py`, decoding in
+Every test runs with both backbones, tied and untied, and with tiles, vectors of places and fine positions, unless it
+says why not. Exactness of the method (typed heads, mixture, packing) is in `test_modeling_spacetime_gr.py`, decoding in
 `test_generate.py`, Auto classes without a model in `test_auto_classes.py`.
 """
 
