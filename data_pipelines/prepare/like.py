@@ -12,7 +12,7 @@ from data_pipelines.prepare import embeddings
 from data_pipelines.prepare.fingerprint import file_fingerprint
 from data_pipelines.prepare.options import PrepareOptions
 from data_pipelines.prepare.remote import is_url
-from data_pipelines.prepared import PreparedFolder
+from data_pipelines.prepared import MANIFEST_NAME, PreparedFolder, require_keys
 
 _POIS_NAME = "pois.parquet"
 
@@ -52,6 +52,7 @@ class SharedFolder:
         if is_url(path):
             raise ValueError(f"--like is {path}: expected a folder of this machine; copy it here first")
         folder = PreparedFolder(path)
+        require_keys(folder.manifest, {"content_fingerprint": str}, str(folder.path / MANIFEST_NAME))
         if not folder.tokenizer_path.is_dir():
             raise ValueError(
                 f"--like: {folder.tokenizer_path} is missing; run `spacetime-gr prepare --overwrite` for {path}"
@@ -70,7 +71,11 @@ class SharedFolder:
     @property
     def poi_embedding_size(self) -> int | None:
         """Size of the embeddings of POIs; None if there are none."""
-        return self.folder.manifest["poi_embedding_size"]
+        return self.folder.manifest.get("poi_embedding_size")
+
+    def poi_rows(self) -> pa.Table:
+        """Numbers of the POIs: poi_id, poi_row int32."""
+        return self.folder.pois().select(["poi_id", "poi_row"])
 
     def action_types(self) -> pa.Table:
         """Action types: name, row int16, as `catalogue.numbered_actions` gives them."""

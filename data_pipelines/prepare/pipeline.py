@@ -84,7 +84,7 @@ def write_content(
         ValueError: if no event is usable, or none trains, or `like` lacks an action type of the source.
     """
     progress("checking rows")
-    shared_pois = None if like is None else engine.small_table(like.folder.pois(), "shared_pois")
+    shared_pois = None if like is None else engine.small_table(like.poi_rows(), "shared_pois")
     checked = _check(source, engine, key, options, shared_pois)
     good, boundaries = _split(checked.good, source, engine, options)
     good = engine.materialise(good, "good_events")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from data_pipelines.prepare import PrepareOptions, plan_folder, prepare_folder
 from data_pipelines.prepare.embeddings import FILE_NAME
+from data_pipelines.prepare.users import user_key
 from data_pipelines.prepared import PreparedFolder
 from spacetime_gr.cli.main import app
 from spacetime_gr.training.data import load_tokenizer, open_stream
@@ -157,8 +158,8 @@ def test_users_are_selected_by_their_training_events_at_shared_places(root: Path
     stay = {user for user, num in zip(users, num_known, strict=True) if num == least}
     assert len(stay) < len(users)
     source, options = root / "in-check-ins", PrepareOptions(min_user_events=least)
-    # Hashed with the key of the run in `root`.
-    folder = prepare_folder(source, "tables", tmp_path / "out", options, like=root / "app").folder
+    key = user_key(warn=False)  # as the command took it
+    folder = prepare_folder(source, "tables", tmp_path / "out", options, like=root / "app", key=key).folder
     chosen = folder.read("train", ["user_hash", "poi_row"])
     assert set(chosen["user_hash"].to_pylist()) == stay
     assert -1 in pc.list_flatten(chosen["poi_row"]).to_pylist()
