@@ -18,6 +18,9 @@ Outcome = Literal["pass", "FAIL", "does not apply"]
 Progress = Callable[[str], None]
 # The lists of a shard that the checks read.
 _LISTS = ("timestamp", "poi_row", "action")
+_COUNTS_NAME = "train_visits count training alone"
+_CATALOGUE_NAME = "only POIs of training are listed"
+_INDEX_NAME = "the tokenizer's index was built from training visits"
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,7 @@ def check_leaks(
         _shards_are_those_of_the_manifest(folder, parts),
         _time_order(folder, parts),
         _no_event_twice(folder, parts),
-        _counts_are_of_training(visits, parts),
-        _catalogue_is_of_training(folder, visits),
-        _index_counts(visits, index_visits),
+        *_pois_are_of_training(folder, visits, index_visits, parts),
         _nobody_twice(parts),
         _sequences(parts),
     ]
@@ -195,14 +196,28 @@ def _num_shared(earlier: np.ndarray, later: np.ndarray) -> int:
     return int((earlier[np.minimum(np.searchsorted(earlier, later), len(earlier) - 1)] == later).sum())
 
 
+def _pois_are_of_training(
+    folder: PreparedFolder, visits: np.ndarray, index_visits: np.ndarray | None, parts: dict[str, _Part]
+) -> list[Check]:
+    other = folder.manifest.get("like")
+    if other is not None:
+        reason = f"--like: taken over from the folder with content_fingerprint {other}; check that one"
+        return [Check(name, "does not apply", reason) for name in (_COUNTS_NAME, _CATALOGUE_NAME, _INDEX_NAME)]
+    return [
+        _counts_are_of_training(visits, parts),
+        _catalogue_is_of_training(folder, visits),
+        _index_counts(visits, index_visits),
+    ]
+
+
 def _counts_are_of_training(visits: np.ndarray, parts: dict[str, _Part]) -> Check:
     wrong = int((visits != parts["train"].visits).sum())
     detail = f"{wrong:,} of {len(visits):,} POIs state other visits than training holds"
-    return Check("train_visits count training alone", "FAIL" if wrong else "pass", detail)
+    return Check(_COUNTS_NAME, "FAIL" if wrong else "pass", detail)
 
 
 def _catalogue_is_of_training(folder: PreparedFolder, visits: np.ndarray) -> Check:
-    name = "only POIs of training are listed"
+    name = _CATALOGUE_NAME
     if folder.manifest["settings"].get("catalogue") == "all":
         return Check(name, "does not apply", "--catalogue all lists the whole POI table")
     unvisited = int((visits == 0).sum())
@@ -210,7 +225,7 @@ def _catalogue_is_of_training(folder: PreparedFolder, visits: np.ndarray) -> Che
 
 
 def _index_counts(visits: np.ndarray, index_visits: np.ndarray | None) -> Check:
-    name = "the tokenizer's index was built from training visits"
+    name = _INDEX_NAME
     if index_visits is None:
         return Check(name, "does not apply", "the folder holds no tokenizer")
     if len(index_visits) != len(visits):

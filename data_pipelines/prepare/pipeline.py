@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from data_pipelines.prepare import catalogue, embeddings, split
 from data_pipelines.prepare.engine import Engine
 from data_pipelines.prepare.engine_differences import given
+from data_pipelines.prepare.like import SharedFolder
 from data_pipelines.prepare.options import PrepareOptions
 from data_pipelines.prepare.plan import hash_range, plan_shards, range_counts
 from data_pipelines.prepare.validate import checked_events, checked_pois, typed_events
@@ -61,6 +62,7 @@ def write_content(
     engine: Engine,
     key: str,
     options: PrepareOptions,
+    like: SharedFolder | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Write POI list and quarantined rows of a source, and its events in one partition per planned shard.
@@ -72,55 +74,60 @@ def write_content(
         engine: runs the expressions.
         key: key of the user hash.
         options: settings.
+        like: takes the place of the POI list, the embeddings and the action types of the source.
         progress: told each step.
 
     Returns:
         The part of the manifest that describes the content, and the planned shards under "shards".
 
     Raises:
-        ValueError: if no event is usable, or none trains.
+        ValueError: if no event is usable, or none trains, or `like` lacks an action type of the source.
     """
     progress("checking rows")
-    checked = _check(source, engine, key, options)
+    shared_pois = None if like is None else engine.small_table(like.poi_rows(), "shared_pois")
+    checked = _check(source, engine, key, options, shared_pois)
     good, boundaries = _split(checked.good, source, engine, options)
     good = engine.materialise(good, "good_events")
     progress("listing POIs")
     train = good.filter(good.part == "train")
-    placed = engine.materialise(catalogue.placed_pois(train, checked.pois), "placed_pois")
-    # A training event whose POI is placed by later events only must not train: its place would come from the future.
-    unplaced = engine.materialise(train.anti_join(placed, "poi_id"), "unplaced_events")
+    if shared_pois is not None:
+        # Events at other POIs stay, in training too: no list is made of them, and the tokenizer marks them unknown.
+        placed, unplaced = shared_pois, train.limit(0)
+    else:
+        placed = engine.materialise(catalogue.placed_pois(train, checked.pois), "placed_pois")
+        # A training event whose POI is placed by later events only must not train: its place would come from the
+        # future.
+        unplaced = engine.materialise(train.anti_join(placed, "poi_id"), "unplaced_events")
     progress("writing quarantined rows")
     rejected = _write_rejected(checked, unplaced, source, folder, engine)
     summary = _summary(checked, good, unplaced, engine)
     engine.drop("judged_events")
-    kept = _frequent(good, placed, engine, options)
+    kept = _frequent(good, placed, engine, options, keep_unlisted=like is not None)
     engine.drop("good_events")
-    pois = engine.materialise(
-        catalogue.numbered_pois(placed, kept.filter(kept.part == "train"), options.catalogue), "poi_list"
-    )
-    poi_table = engine.table(pois.order_by("poi_row")).select(_POI_SCHEMA.names).cast(_POI_SCHEMA)
-    if not poi_table["train_visits"].to_numpy().any():
-        unusable = ", ".join(f"{num:,} rows: {reason}" for reason, num in rejected.items())
-        raise ValueError(
-            f"no event is left to train on ({unusable or 'no row was rejected'}); check --format, --train-fraction, "
-            "--min-poi-visits and --min-user-events"
-        )
-    pq.write_table(poi_table, folder / "pois.parquet", compression="zstd")
-    embedding_size = None
-    if source.poi_embeddings is not None:
-        assert checked.pois is not None
-        progress("carrying POI embeddings")
-        rows = (
-            pois.select("poi_id", "poi_row").join(checked.pois, "poi_id").select("poi_row", "source_file", "source_row")
-        )
-        embedding_size = embeddings.carry(
-            source.poi_embeddings, engine.table(rows), poi_table.num_rows, folder / embeddings.FILE_NAME
-        )
+    if like is None:
+        train = kept.filter(kept.part == "train")
+        pois = engine.materialise(catalogue.numbered_pois(placed, train, options.catalogue), "poi_list")
+        poi_table = engine.table(pois.order_by("poi_row")).select(_POI_SCHEMA.names).cast(_POI_SCHEMA)
+        pq.write_table(poi_table, folder / "pois.parquet", compression="zstd")
+    else:
+        pois, poi_table = placed, like.folder.pois()
+        like.copy_pois(folder)
 
     progress("counting events")
-    events, actions = _encode(kept, pois, engine)
+    events, actions = _encode(kept, pois, engine, like)
     ranges = engine.table(range_counts(events))
     counts = _split_counts(ranges)
+    if counts["train"]["actions"] == counts["train"]["actions_at_unknown_pois"]:
+        unusable = ", ".join(f"{num:,} rows: {reason}" for reason, num in rejected.items())
+        remedy = "--min-poi-visits" if like is None else f"that POIs have the ids of --like {like.folder.path}"
+        raise ValueError(
+            f"no event is left to train on ({unusable or 'no row was rejected'}); check --format, --train-fraction, "
+            f"{remedy} and --min-user-events"
+        )
+    if like is None:
+        embedding_size = _carry_embeddings(source, checked, pois, poi_table.num_rows, folder, engine, progress)
+    else:
+        embedding_size = like.poi_embedding_size
     shards, bucket_of = plan_shards(ranges, options.actions_per_file)
     if buckets is not None:
         progress("ordering events")
@@ -157,7 +164,9 @@ def write_content(
     }
 
 
-def _check(source: RawSource, engine: Engine, key: str, options: PrepareOptions) -> _Checked:
+def _check(
+    source: RawSource, engine: Engine, key: str, options: PrepareOptions, shared_pois: ir.Table | None
+) -> _Checked:
     keep = options.duplicates == "keep" or (options.duplicates == "auto" and source.keep_duplicates)
     typed = engine.materialise(typed_events(source.events, engine.secret(key)), "typed_events")
     typed = _without_empty(typed, engine)
@@ -174,8 +183,9 @@ def _check(source: RawSource, engine: Engine, key: str, options: PrepareOptions)
         )
     fit = events.filter(events.reason.isnull())
     places = fit.filter(fit.no_place.isnull()).select("poi_id")
-    if pois is not None:
-        places = places.union(pois.select("poi_id"))
+    for listing in (pois, shared_pois):
+        if listing is not None:
+            places = places.union(listing.select("poi_id"))
     reachable = places.distinct().mutate(reachable=ibis.literal(True))
     joined = events.left_join(reachable, "poi_id")
     lost = joined.reason.isnull() & joined.reachable.isnull()
@@ -218,22 +228,65 @@ def _split(
     return split.with_parts(good, boundaries), stated
 
 
-def _frequent(good: ir.Table, placed: ir.Table, engine: Engine, options: PrepareOptions) -> ir.Table:
-    """The events that stay: training ones at listed POIs, all later ones; of users with enough training events."""
+def _frequent(
+    good: ir.Table, placed: ir.Table, engine: Engine, options: PrepareOptions, keep_unlisted: bool
+) -> ir.Table:
+    """The events that stay: training ones at listed POIs, all later ones; of users with enough training events.
+
+    With `keep_unlisted`, training events at other POIs stay too, but do not count for a user.
+    """
     train = good.filter(good.part == "train").semi_join(placed, "poi_id")
-    later = good.filter(good.part != "train")
-    if options.min_poi_visits == 1 and options.min_user_events == 0:
-        return engine.materialise(train.union(later), "kept_events")
     pois, users = catalogue.frequent(train, options.min_poi_visits, options.min_user_events)
-    kept = train.semi_join(pois, "poi_id").union(later)
+    if options.min_poi_visits > 1:
+        train = train.semi_join(pois, "poi_id")
+    kept = good if keep_unlisted else train.union(good.filter(good.part != "train"))
     if options.min_user_events > 0:
         kept = kept.semi_join(users, "user_hash")
     return engine.materialise(kept, "kept_events")
 
 
-def _encode(kept: ir.Table, pois: ir.Table, engine: Engine) -> tuple[ir.Table, list[str]]:
+def _carry_embeddings(
+    source: RawSource,
+    checked: _Checked,
+    pois: ir.Table,
+    num_pois: int,
+    folder: Path,
+    engine: Engine,
+    progress: Progress,
+) -> int | None:
+    """Write the embeddings of the source's POI table in the order of the POI list; returns their size, if any."""
+    if source.poi_embeddings is None:
+        return None
+    assert checked.pois is not None
+    progress("carrying POI embeddings")
+    rows = pois.select("poi_id", "poi_row").join(checked.pois, "poi_id").select("poi_row", "source_file", "source_row")
+    return embeddings.carry(source.poi_embeddings, engine.table(rows), num_pois, folder / embeddings.FILE_NAME)
+
+
+def _action_types(kept: ir.Table, engine: Engine, like: SharedFolder | None) -> ir.Table:
+    """Action types: name, row int16.
+
+    Raises:
+        ValueError: if `like` lacks one of the events.
+    """
+    if like is None:
+        return engine.materialise(catalogue.numbered_actions(kept), "action_types")
+    actions = engine.small_table(like.action_types(), "action_types")
+    missing = kept.anti_join(actions, kept.action == actions["name"]).group_by("action").agg(num=lambda t: t.count())
+    unknown = engine.table(missing.order_by("action")).to_pylist()
+    if unknown:
+        found = ", ".join(f"{row['action']!r} ({row['num']:,} events)" for row in unknown)
+        raise ValueError(
+            f"action types that --like {like.folder.path} does not know: {found}; expected some of "
+            f"{', '.join(map(repr, like.folder.actions))}: rename or leave out these events, or prepare that folder "
+            "with a source that has them"
+        )
+    return actions
+
+
+def _encode(kept: ir.Table, pois: ir.Table, engine: Engine, like: SharedFolder | None) -> tuple[ir.Table, list[str]]:
     """Events with ids in place of names, and the names of the action types."""
-    actions = engine.materialise(catalogue.numbered_actions(kept), "action_types")
+    actions = _action_types(kept, engine, like)
     names = engine.table(actions.order_by("row"))["name"].to_pylist()
     files = engine.materialise(catalogue.numbered_files(kept), "event_files")
     joined = kept.left_join(pois.select("poi_id", "poi_row"), "poi_id")

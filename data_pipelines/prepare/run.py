@@ -15,6 +15,7 @@ from data_pipelines.prepare.durable import sync, sync_tree
 from data_pipelines.prepare.engine_choice import check_engine, open_engine
 from data_pipelines.prepare.fingerprint import content_fingerprint, input_fingerprints, settings_fingerprint
 from data_pipelines.prepare.journal import Journal
+from data_pipelines.prepare.like import SharedFolder
 from data_pipelines.prepare.options import PrepareOptions
 from data_pipelines.prepare.users import key_fingerprint, user_key
 from data_pipelines.prepare.validate import MODES
@@ -60,6 +61,7 @@ class _Job:
     format: str
     origin: Origin
     options: PrepareOptions
+    like: SharedFolder | None
     key: str
     engine: str
     engine_options: Mapping[str, str]
@@ -74,6 +76,7 @@ def prepare_folder(
     out: str | Path,
     options: PrepareOptions | None = None,
     *,
+    like: str | Path | None = None,
     key: str | None = None,
     engine: str = "duckdb",
     engine_options: Mapping[str, str] | None = None,
@@ -93,6 +96,7 @@ def prepare_folder(
         format: a name in `data_pipelines.sources.FORMATS`.
         out: the prepared folder to write, or its URL.
         options: settings; the defaults if None.
+        like: a prepared folder whose POI list, embeddings, action types and tokenizer are taken over as they are.
         key: key of the user hash; None takes `user_key()`.
         engine: "duckdb" or "spark".
         engine_options: settings of the Spark session.
@@ -106,15 +110,18 @@ def prepare_folder(
 
     Raises:
         ValueError: if the source is not as its format says, `out` is in the way, another run writes it, or what is to
-            be resumed had other input or settings.
+            be resumed had other input or settings; with `like`, also as `SharedFolder.open` and `write_content` do.
     """
     options = options or PrepareOptions()
     check_engine(engine, engine_options or {})
+    if like is not None and not remote.is_url(out) and Path(out).resolve() == Path(like).resolve():
+        raise ValueError(f"--out and --like are both {out}: choose another folder to write")
+    shared = None if like is None else SharedFolder.open(like, options)
     reader_of = adapter(format)
     key = user_key() if key is None else key
     with remote.local_source(source, progress) as path:
         job = _Job(
-            *(format, reader_of.locate(path), options, key, engine, engine_options or {}),
+            *(format, reader_of.locate(path), options, shared, key, engine, engine_options or {}),
             *(finish, finish_settings or {}, progress),
         )
         progress("fingerprinting the input")
@@ -129,6 +136,7 @@ def plan_folder(
     format: str,
     options: PrepareOptions | None = None,
     *,
+    like: str | Path | None = None,
     key: str | None = None,
     engine: str = "duckdb",
     engine_options: Mapping[str, str] | None = None,
@@ -146,13 +154,16 @@ def plan_folder(
     """
     options = options or PrepareOptions()
     check_engine(engine, engine_options or {})
+    shared = None if like is None else SharedFolder.open(like, options)
     reader_of = adapter(format)
     key = user_key() if key is None else key
     with (
         remote.local_source(source, progress) as path,
         tempfile.TemporaryDirectory(prefix="spacetime-gr-") as folder,
     ):
-        job = _Job(format, reader_of.locate(path), options, key, engine, engine_options or {}, None, {}, progress)
+        job = _Job(
+            *(format, reader_of.locate(path), options, shared, key, engine, engine_options or {}, None, {}, progress)
+        )
         return _check_events(job, Path(folder), Path(folder) / _WORK_NAME, buckets=None)
 
 
@@ -206,6 +217,8 @@ def _build(job: _Job, identity: dict[str, Any], folder: Path) -> None:
     content, files = _content(job, folder, identity)
     for file in job.origin.extra:
         shutil.copyfile(file, folder / file.name)
+    if job.like is not None:
+        job.like.copy_tokenizer(folder)
     if job.finish is not None:
         job.progress("building the tokenizer")
         job.finish(folder, content["actions"])
@@ -221,6 +234,8 @@ def _build(job: _Job, identity: dict[str, Any], folder: Path) -> None:
 
 def _identity(job: _Job) -> dict[str, Any]:
     settings = {"format": job.format, **job.options.content_settings(), **job.finish_settings}
+    if job.like is not None:
+        settings["like"] = job.like.fingerprints
     key = key_fingerprint(job.key)
     fingerprints = {
         "inputs": input_fingerprints(job.origin),
@@ -231,6 +246,7 @@ def _identity(job: _Job) -> dict[str, Any]:
         "protocol": job.format,
         "modes": list(MODES),
         "settings": settings,
+        "like": None if job.like is None else job.like.content_fingerprint,
         "fingerprints": fingerprints,
         "user_key_fingerprint": key,
     }
@@ -297,7 +313,7 @@ def _check_events(job: _Job, folder: Path, work: Path, buckets: Path | None) -> 
     engine = open_engine(job.engine, scratch, job.options.memory_limit, job.engine_options)
     try:
         raw = adapter(job.format).read(job.origin, Reader(engine, scratch / "text", job.progress))
-        return write_content(raw, folder, buckets, engine, job.key, job.options, job.progress)
+        return write_content(raw, folder, buckets, engine, job.key, job.options, job.like, job.progress)
     finally:
         engine.close()
         shutil.rmtree(scratch)

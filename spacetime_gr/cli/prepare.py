@@ -70,6 +70,7 @@ class Scheme(StrEnum):
 
 
 def prepare(
+    context: typer.Context,
     source: Annotated[str, typer.Option(help="File or folder of the raw events, or a URL of it (s3://...).")],
     format: Annotated[
         SourceFormat,
@@ -78,6 +79,13 @@ def prepare(
         ),
     ],
     out: Annotated[str, typer.Option(help="The prepared folder to write, or its URL.")],
+    like: Annotated[
+        str | None,
+        typer.Option(
+            help="A prepared folder whose POIs, action types and tokenizer to use, so that one run can train on both.",
+            show_default="its own",
+        ),
+    ] = None,
     engine: Annotated[
         EngineName,
         typer.Option(help="duckdb runs in this process; spark on a cluster, or locally if no master is set."),
@@ -200,6 +208,8 @@ def prepare(
     from data_pipelines.prepare import PrepareOptions, plan_folder, prepare_folder
     from data_pipelines.prepare.users import KEY_VARIABLE, PUBLIC_DEFAULT_KEY, user_key
 
+    if like is not None:
+        _refuse_tokenizer_options(context, like)
     if not 0 < cell_km < math.inf:
         raise ValueError(f"--cell-km is {cell_km:g}; expected a length above 0")
     options = PrepareOptions(
@@ -239,6 +249,11 @@ def prepare(
         )
         SpacetimeGRTokenizer(index=index, actions=actions).save_pretrained(folder / "tokenizer")
 
+    finishing: dict[str, Any] = {}
+    if like is None:
+        blocks = {"scheme": scheme.value, "max_pois_per_block": max_pois_per_block, "cell_km": cell_km}
+        finishing = {"finish": build_tokenizer, "finish_settings": blocks}
+
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), console=console
     ) as bar:
@@ -251,6 +266,7 @@ def prepare(
             "key": key,
             "engine": engine.value,
             "engine_options": engine_options,
+            "like": like,
             "progress": progress,
         }
         if dry_run:
@@ -263,8 +279,7 @@ def prepare(
                 options,
                 overwrite=overwrite,
                 resume=resume,
-                finish=build_tokenizer,
-                finish_settings={"scheme": scheme.value, "max_pois_per_block": max_pois_per_block, "cell_km": cell_km},
+                **finishing,
                 **running,
             )
             content = result.manifest
@@ -277,6 +292,17 @@ def prepare(
     if result.already_prepared:
         console.print(f"already prepared: {out}", highlight=False, markup=False)
     _report(result.location, content, report)
+
+
+def _refuse_tokenizer_options(context: typer.Context, like: str) -> None:
+    """Raises ValueError if an option of the tokenizer is given beside --like."""
+    for name in ("scheme", "max_pois_per_block", "cell_km"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ValueError(
+                f"--{name.replace('_', '-')} shapes a new tokenizer, but --like {like} takes the one that is there; "
+                "leave one of them out"
+            )
 
 
 def _settings(given: list[str]) -> dict[str, str]:

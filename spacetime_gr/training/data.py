@@ -32,7 +32,8 @@ def load_tokenizer(config: PretrainConfig) -> Any:
                 if found != first[what]:
                     raise ValueError(
                         f"data.path: the tokenizers of {folder.parent} and {folders[0].parent} differ in their {what}; "
-                        "corpora of one run must have been prepared with the same POIs, blocks and actions"
+                        "corpora of one run share POIs, blocks and actions: prepare one of them with "
+                        f"`spacetime-gr prepare --like {folders[0].parent}`"
                     )
     return SpacetimeGRTokenizer.from_pretrained(folders[0])
 
