@@ -101,7 +101,7 @@ def test_repository_files_are_found_from_anywhere(file: Path) -> None:
         ("data.path=[{path: a, wait: 2}]", "unknown setting data.path[0].wait (did you mean 'weight'?)"),
         ("data.path=[]", "data.path is an empty list"),
         ("data.cleaning={rules: nowhere.yaml}", "no file 'nowhere.yaml'; looked for"),
-        ("data.cleaning={min_actions: many}", "a setting of data.cleaning has a wrong type"),
+        ("data.cleaning={min_actions: many}", "cleaning.min_actions must be a whole number"),
         ("data.curriculum={schedule: steep}", "curriculum.schedule must be one of"),
     ],
 )
