@@ -205,7 +205,12 @@ def draw(axes: dict[str, list[int]], tables: dict[str, dict[str, list[dict[str, 
                 results = tables[axis][side]
                 name = f"{side} (slope {slope(values, results, key):.2f})"
                 panel.loglog(values, [r[key] for r in results], "o-", ms=4, color=colours[side], label=name)
-            panel.legend(fontsize=7, frameon=False)
+            panel.minorticks_off()
+            panel.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
+            low, high = panel.get_ylim()
+            ticks = [tick for tick in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if low <= tick <= high]
+            panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+            panel.legend(fontsize=7, frameon=False, loc="upper left")
             panel.grid(alpha=0.2)
             panel.set_xlabel(axis if row else "")
             panel.set_ylabel(label if column == 0 else "")
