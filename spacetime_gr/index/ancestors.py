@@ -15,8 +15,8 @@ def ancestor_tiles(index: "POIIndex") -> tuple[NDArray[np.int32], NDArray[np.int
     """The tiles in which blocks part, numbered from 1 from coarse to fine; 0 stands for none.
 
     A tile that holds the same blocks as one of its children says nothing of its own and is left out, so there are fewer
-    tiles than blocks. One of the finest, if it holds several blocks, is a tile where these part. Blocks that were added later take those of the block that they grew out of, so the tiles of an
-    index never change. A grid has none.
+    tiles than blocks. One of the finest, if it holds several blocks, is a tile where these part. Blocks that were added
+    later take those of the block that they grew out of, so the tiles of an index never change. A grid has none.
 
     Returns:
         The next tile above each tile, shape (num_tiles + 1,), and the lowest tile above each block, shape
