@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.durable import sync, sync_tree
 from data_pipelines.prepare import embeddings, remote
-from data_pipelines.prepare.durable import sync, sync_tree
 from data_pipelines.prepare.engine_choice import check_engine, open_engine
 from data_pipelines.prepare.fingerprint import content_fingerprint, input_fingerprints, settings_fingerprint
 from data_pipelines.prepare.journal import Journal

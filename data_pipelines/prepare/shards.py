@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipelines.prepare.durable import sync
+from data_pipelines.durable import sync
 
 COLUMN_TYPES = {
     "poi_row": pa.int32(),

@@ -1,11 +1,12 @@
 """Checkpoint folders on disk: complete or absent, never half there. Knows nothing of what is inside them."""
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from data_pipelines.durable import sync
 
 MANIFEST = "manifest.json"
 _PREFIX = "step-"
@@ -64,11 +65,11 @@ class CheckpointStore:
         manifest = {"step": step, "permanent": permanent, "files": sizes, "meta": meta}
         (unfinished / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
         for path in [*files, unfinished / MANIFEST, unfinished]:
-            _flush(path)
+            sync(path)
         if final.exists():
             shutil.rmtree(final)
         unfinished.rename(final)
-        _flush(self.folder)
+        sync(self.folder)
         self._remove_superseded(step)
         return Checkpoint(final, step, permanent, meta)
 
@@ -109,11 +110,3 @@ def _open(path: Path) -> Checkpoint | None:
         return Checkpoint(path, manifest["step"], manifest["permanent"], manifest["meta"]) if intact else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
