@@ -106,6 +106,8 @@ def check_run(config: PretrainConfig, world: World) -> None:
 
 def run(config: PretrainConfig) -> None:
     """Start or resume the run in `config.run.dir`. Collective."""
+    from spacetime_gr.training import snapshots
+
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -114,7 +116,7 @@ def run(config: PretrainConfig) -> None:
         checkpoint = _open_run(config, world)
         trainer, universal = _assemble(config, world, checkpoint)
         if checkpoint is not None:
-            trainer.resume(checkpoint, "universal" if universal else "engine")
+            snapshots.resume(trainer, checkpoint, "universal" if universal else "engine")
         outcome = trainer.fit()
         if world.is_main:
             _write_status(config, outcome, trainer.progress.step, trainer.progress.tokens)

@@ -1,22 +1,20 @@
 """The training loop: batches in, optimiser steps out, everything else in callbacks."""
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from spacetime_gr.training.callbacks.base import Callback
-from spacetime_gr.training.checkpoints import Checkpoint, CheckpointStore
+from spacetime_gr.training.checkpoints import CheckpointStore
 from spacetime_gr.training.config import PretrainConfig
-from spacetime_gr.training.distributed import World, all_sum, barrier
+from spacetime_gr.training.distributed import World, all_sum
 from spacetime_gr.training.engine import resolve_stage
+from spacetime_gr.training.progress import Progress
 from spacetime_gr.training.schedule import learning_rate, progress
 from spacetime_gr.training.window import LOSS_PARTS, Window, mean_losses
 
@@ -39,16 +37,6 @@ class Stream(Protocol):
 
     @property
     def corpus_shares(self) -> dict[str, float]: ...
-
-
-@dataclass
-class Progress:
-    """How far the run is. `tokens` counts all ranks without padding; `seconds` is rank 0's time inside
-    the steps before the present one, all sessions: the same number on every rank."""
-
-    step: int = 0
-    tokens: float = 0
-    seconds: float = 0.0
 
 
 class Trainer:
@@ -209,78 +197,3 @@ class Trainer:
         parts = len(LOSS_PARTS)
         values = all_sum(window.values(), self.world)
         return mean_losses(values[:parts], values[parts : 2 * parts], prefix="eval_")
-
-    def save(self, permanent: bool) -> None:
-        """Write a checkpoint of this moment. Collective."""
-        step = self.progress.step
-        if self.world.is_main:
-            self.store.start(step)
-        barrier(self.world)
-        folder = self.store.unfinished_path(step)
-        self.engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
-        # The window travels as one sum, so that it does not matter which rank, or how many, take it up again.
-        total = all_sum(self.window.values(), self.world)
-        own = {
-            "stream": self.stream.state_dict(),
-            "callbacks": {callback.name: callback.state_dict() for callback in self.callbacks},
-            "window": total,
-        }
-        (folder / f"rank-{self.world.rank:05d}.json").write_text(json.dumps(own), encoding="utf-8")
-        save_file(_random_state(self.world), folder / f"random-{self.world.rank:05d}.safetensors")
-        barrier(self.world)
-        if self.world.is_main:
-            self.store.finish(step, permanent, meta=self._meta())
-        barrier(self.world)
-
-    def _meta(self) -> dict[str, Any]:
-        return {
-            "progress": asdict(self.progress),
-            "world_size": self.world.size,
-            "zero_stage": resolve_stage(self.config),
-            "precision": "bf16" if self.engine.bfloat16_enabled() else "fp32",
-        }
-
-    def resume(self, checkpoint: Checkpoint, tag: str = "engine") -> None:
-        """Take up where `checkpoint` was written. Collective; call before `fit`.
-
-        Args:
-            checkpoint: from the run's store.
-            tag: `engine`, or `universal` for a checkpoint converted to another number of ranks.
-
-        Raises:
-            ValueError: DeepSpeed finds nothing to load.
-        """
-        loaded, _ = self.engine.load_checkpoint(str(checkpoint.path), tag=tag)
-        if loaded is None:
-            raise ValueError(
-                f"{checkpoint.path}: DeepSpeed could not load {tag!r}; remove the folder to use an older one"
-            )
-        self.progress = Progress(**checkpoint.meta["progress"])
-        self.own_seconds = self.progress.seconds
-        ranks = [
-            json.loads((checkpoint.path / f"rank-{rank:05d}.json").read_text(encoding="utf-8"))
-            for rank in range(checkpoint.meta["world_size"])
-        ]
-        self.stream.load_state_dict([state["stream"] for state in ranks])
-        if self.world.is_main:
-            self.window = Window.from_values(ranks[0]["window"], self.world.device)
-        for callback in self.callbacks:
-            state = ranks[0]["callbacks"].get(callback.name)
-            if state is not None:
-                callback.load_state_dict(state)
-        if checkpoint.meta["world_size"] == self.world.size:
-            _restore_random_state(checkpoint.path / f"random-{self.world.rank:05d}.safetensors", self.world)
-
-
-def _random_state(world: World) -> dict[str, torch.Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if world.device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(world.device)
-    return state
-
-
-def _restore_random_state(path: Path, world: World) -> None:
-    state = load_file(path)
-    torch.set_rng_state(state["cpu"])
-    if world.device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], world.device)

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from spacetime_gr.training import snapshots
 from spacetime_gr.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
@@ -16,4 +17,4 @@ class Checkpointing(Callback):
         permanent = trainer.finished or (settings.every is not None and step % settings.every == 0)
         ephemeral = trainer.stopping or (settings.ephemeral_every is not None and step % settings.ephemeral_every == 0)
         if permanent or ephemeral:
-            trainer.save(permanent)
+            snapshots.save(trainer, permanent)
