@@ -5,8 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.ablation import Job, table
+from data_pipelines.stream.cleaning import CleaningSettings
+from data_pipelines.stream.curriculum import CurriculumSettings
+from data_pipelines.stream.settings import as_settings
 from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
 from spacetime_gr.configuration_spacetime_gr import SIDE_SWITCHES
 from spacetime_gr.training.loading import ROOT, load_config
@@ -17,14 +21,23 @@ BASE = ROOT / "configs" / "pretrain" / "nyc.yaml"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda file: file.stem)
-def test_overlay_changes_the_model_and_nothing_else(overlay: Path, tokenizer: SpacetimeGRTokenizer) -> None:
+def test_overlay_changes_one_section_and_nothing_else(overlay: Path, tokenizer: SpacetimeGRTokenizer) -> None:
     base, changed = load_config(BASE), load_config([BASE, overlay])
-    assert changed.model != base.model
-    assert changed.model_copy(update={"model": base.model}) == base
+    (section,) = {"model", "data"} & set(yaml.safe_load(overlay.read_text()))
+    assert getattr(changed, section) != getattr(base, section)
+    assert changed.model_copy(update={section: getattr(base, section)}) == base
     assert overlay.read_text().startswith("# ")
-    before, after = model_config(base, tokenizer), model_config(changed, tokenizer)
-    assert before.to_dict() != after.to_dict()  # it is no default written out
-    SpacetimeGRForCausalLM(after)
+    if section == "model":
+        before, after = model_config(base, tokenizer), model_config(changed, tokenizer)
+        assert before.to_dict() != after.to_dict()  # it is no default written out
+        SpacetimeGRForCausalLM(after)
+    else:
+        data = changed.data
+        before, after = (
+            (as_settings(CleaningSettings, of.cleaning, ""), as_settings(CurriculumSettings, of.curriculum, ""))
+            for of in (base.data, data)
+        )
+        assert before != after
 
 
 def test_every_switch_has_an_overlay() -> None:
