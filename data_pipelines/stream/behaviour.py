@@ -200,7 +200,7 @@ class _Facts:
 
     @cached_property
     def visits(self) -> tuple[Visits, np.ndarray]:
-        visits = Visits.of(self.sequences)
+        visits = self.sequences.visits
         return visits, visits.ranks(len(self.sequences))
 
 

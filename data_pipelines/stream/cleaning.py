@@ -17,7 +17,6 @@ from data_pipelines.stream.modes import TRIP_KM
 from data_pipelines.stream.places import distance_km, poi_points, stated_points
 from data_pipelines.stream.sequences import Sequences
 from data_pipelines.stream.settings import as_settings, check_number
-from data_pipelines.stream.visits import Visits
 
 HOUR, DAY = 3_600, 86_400
 
@@ -191,7 +190,7 @@ def richness(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
     distinct ratio = distinct places / n; normalised entropy = -sum p log p / log n with p the share of visits to each
     place and n the number of visits to known places. Unknown places (poi_row < 0) do not count; with n <= 1 both are 1.
     """
-    visits = Visits.of(sequences)
+    visits = sequences.visits
     num_sequences = len(sequences)
     total = np.bincount(visits.sequence, weights=visits.count, minlength=num_sequences)
     distinct = np.bincount(visits.sequence, minlength=num_sequences)

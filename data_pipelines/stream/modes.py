@@ -10,7 +10,6 @@ import numpy as np
 
 from data_pipelines.stream.places import distance_km, filled, poi_points, stated_points
 from data_pipelines.stream.sequences import Sequences
-from data_pipelines.stream.visits import Visits
 
 # The order of the manifest's `modes`.
 LOCAL, PRE_TRIP, IN_TRIP = range(3)
@@ -49,7 +48,7 @@ def single_mode_offsets(mode: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 def _usual_points(sequences: Sequences, index: Any) -> tuple[np.ndarray, np.ndarray]:
     """The most visited place of each action's person: latitude and longitude, float64 (num_actions,)."""
-    visits = Visits.of(sequences)
+    visits = sequences.visits
     # The pairs lie sequence by sequence: of those with the most visits, the one that was visited first.
     most = np.zeros(len(sequences), dtype=np.int64)
     np.maximum.at(most, visits.sequence, visits.count)

@@ -1,8 +1,11 @@
 """The form in which user sequences travel through the stream: flat arrays and offsets."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+
+from data_pipelines.stream.visits import Visits
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,11 @@ class Sequences:
     def lengths(self) -> np.ndarray:
         """Number of actions of each sequence: int64 (num_sequences,)."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def visits(self) -> Visits:
+        """Which places each person visits how often; counted once, as richness, anchors and the usual area all ask."""
+        return Visits.of(self)
 
     def sequence_of_action(self) -> np.ndarray:
         """Number of the sequence each action belongs to: int64 (num_actions,)."""

@@ -1,10 +1,12 @@
 """Which places each person visits how often: what richness, anchors and the usual area are read from."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipelines.stream.sequences import Sequences
+if TYPE_CHECKING:
+    from data_pipelines.stream.sequences import Sequences
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Visits:
     pair: np.ndarray
 
     @classmethod
-    def of(cls, sequences: Sequences) -> "Visits":
+    def of(cls, sequences: "Sequences") -> "Visits":
         """Counts the visits of all sequences."""
         poi_row = sequences.columns["poi_row"]
         actions = np.flatnonzero(poi_row >= 0)

@@ -37,7 +37,8 @@ def haversine_km(latitude_a: Floats, longitude_a: Floats, latitude_b: Floats, lo
 def unit_vectors(latitude: Floats, longitude: Floats) -> NDArray[np.float64]:
     """Points in degrees on the unit sphere, shape (n, 3)."""
     lat, lon = np.radians(np.asarray(latitude, np.float64)), np.radians(np.asarray(longitude, np.float64))
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    flat = np.cos(lat)
+    return np.stack([flat * np.cos(lon), flat * np.sin(lon), np.sin(lat)], axis=-1)
 
 
 def distance_to_boxes_km(latitude: float, longitude: float, bounds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -105,17 +105,16 @@ class ActionEncoder:
         elapsed = np.diff(timestamp, prepend=timestamp[:1])
         gap = 1 + np.searchsorted(_GAP_EDGES, elapsed, side="right")
         gap[first_actions(offsets)] = 0
-        moved = distances_km(index, columns, offsets)
-        distance = np.where(np.isnan(moved), 0, 1 + np.searchsorted(_DISTANCE_EDGES_KM, moved, side="right"))
 
         tokens = {name: np.zeros((num_actions, TOKENS_PER_ACTION), np.int64) for name in self.token_fields}
         ids = tokens["input_ids"]
         ids[:, 0] = vocabulary.context_start + mode * HOURS + hour
         ids[:, 1], ids[:, 2] = block, inner
         ids[:, 3] = vocabulary.action_start + np.asarray(columns["action"], dtype=np.int64)
-        tokens["labels"][:] = IGNORE
         supervised = known if interest is None else known & interest
-        tokens["labels"][supervised, 1:] = ids[supervised, 1:]
+        np.copyto(tokens["labels"], ids)
+        np.copyto(tokens["labels"], IGNORE, where=~supervised[:, None])
+        tokens["labels"][:, 0] = IGNORE
         if "user_hash" in columns:
             given = np.asarray(columns["user_hash"]).astype(np.uint64)
             folded = (given % np.uint64((1 << USER_HASH_BITS) - 1)).astype(np.int64) + 1
@@ -123,7 +122,10 @@ class ActionEncoder:
         standing = user_blocks(index, pairs[0], columns, offsets)
         tokens["user_block"][:, 0] = np.where(standing >= 0, standing + vocabulary.block_start, 0)
         tokens["gap"][:, 0] = gap
-        tokens["distance"][:, 0] = distance
+        moved = distances_km(index, columns, offsets)
+        if moved is not None:
+            buckets = 1 + np.searchsorted(_DISTANCE_EDGES_KM, moved, side="right")
+            tokens["distance"][:, 0] = np.where(np.isnan(moved), 0, buckets)
         tokens["category"][:, 2] = index.categories(rows) + 1
         tokens["cell"][:, 2] = index.positions(rows, FINE_CELL_BITS) + 1
         tokens["local_time"][:] = local_time[:, None]

@@ -39,14 +39,14 @@ def user_blocks(
     return np.where(given >= 0, given, previous)
 
 
-def distances_km(index: POIIndex, columns: Columns, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+def distances_km(index: POIIndex, columns: Columns, offsets: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """How far each person stands from the place of the previous action, km, shape (num_actions,).
 
-    Known where the person's own coordinates are given and the previous place is in the index; else NaN. The place of
-    the action itself, which is to be predicted, plays no part.
+    Known where the person's own coordinates are given and the previous place is in the index; else NaN, and None if
+    no coordinates are given at all. The place of the action itself, which is to be predicted, plays no part.
     """
     if "user_latitude" not in columns:
-        return np.full(len(columns["poi_row"]), np.nan)
+        return None
     last_latitude, last_longitude = (np.roll(degrees, 1) for degrees in index.coordinates(columns["poi_row"]))
     here = columns["user_latitude"], columns["user_longitude"]
     moved = np.asarray(haversine_km(last_latitude, last_longitude, *here), np.float64)
@@ -60,17 +60,18 @@ def infer_modes(index: POIIndex, columns: Columns, offsets: NDArray[np.int64]) -
     Far is more than `TRIP_KM` from their middle (of unit vectors, so that the antimeridian is no border). `pre_trip` is
     a matter of intent: it comes with the data or not at all.
     """
-    place = unit_vectors(*index.coordinates(columns["poi_row"]))
-    standing = np.roll(place, 1, axis=0)
-    standing[first_actions(offsets)] = np.nan
+    place = unit_vectors(*index.coordinates(columns["poi_row"])).T
+    standing = np.roll(place, 1, axis=1)
+    standing[:, first_actions(offsets)] = np.nan
     if "user_latitude" in columns:
-        given = unit_vectors(columns["user_latitude"], columns["user_longitude"])
-        standing = np.where(np.isfinite(given).all(axis=1, keepdims=True), given, standing)
-    total = np.zeros((len(place) + 1, 3), np.int64)
-    np.cumsum(np.rint(np.nan_to_num(place) * _FIXED_POINT).astype(np.int64), axis=0, out=total[1:])
-    before = (total[:-1] - total[np.repeat(offsets[:-1], np.diff(offsets))]).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        middle = before / np.linalg.norm(before, axis=1, keepdims=True)
-    chord = np.linalg.norm(standing - middle, axis=1)  # NaN where nothing was seen before: not far
-    far = chord > 2.0 * np.sin(TRIP_KM / EARTH_RADIUS_KM / 2.0)
+        given = unit_vectors(columns["user_latitude"], columns["user_longitude"]).T
+        standing = np.where(np.isfinite(given).all(axis=0), given, standing)
+    total = np.zeros((3, place.shape[1] + 1), np.int64)
+    np.cumsum(np.rint(np.nan_to_num(place) * _FIXED_POINT).astype(np.int64), axis=1, out=total[:, 1:])
+    before = (total[:, :-1] - np.repeat(total[:, offsets[:-1]], np.diff(offsets), axis=1)).astype(np.float64)
+    # Unit vectors more than a chord apart: their product is below 1 - chord^2 / 2. Where nothing was seen before, or
+    # the place is not known, both sides are 0 or NaN: not far.
+    chord = 2.0 * np.sin(TRIP_KM / EARTH_RADIUS_KM / 2.0)
+    length = np.sqrt((before * before).sum(axis=0))
+    far = (standing * before).sum(axis=0) < (1.0 - chord**2 / 2.0) * length
     return np.where(far, MODES.index("in_trip"), MODES.index("local"))
