@@ -177,6 +177,8 @@ def build_engine(model: nn.Module, config: PretrainConfig, world: World, univers
     from spacetime_gr.training.safe_loading import SafeCheckpointEngine
 
     engine.checkpoint_engine = SafeCheckpointEngine(engine._config)
+    # DeepSpeed would copy its converters, which read pickles, into each checkpoint; `spacetime-gr export` is ours.
+    engine._copy_recovery_script = lambda save_path: None
     if config.train.compile:
         engine.compile()
     return engine

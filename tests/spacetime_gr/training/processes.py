@@ -35,13 +35,15 @@ def start_ranks(command: list[str], world_size: int, log_folder: Path) -> list[s
     return processes
 
 
-def wait_ranks(processes: list[subprocess.Popen], log_folder: Path, timeout: float = 300) -> None:
-    """Wait for all; fails with the logs if one fails."""
+def wait_ranks(
+    processes: list[subprocess.Popen], log_folder: Path, timeout: float = 300, codes: tuple[int, ...] | None = None
+) -> None:
+    """Wait for all; fails with the logs if one ends with another exit code than expected (default: 0)."""
     try:
-        codes = [process.wait(timeout) for process in processes]
+        found = tuple(process.wait(timeout) for process in processes)
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
     logs = "\n".join(path.read_text()[-3000:] for path in sorted(log_folder.glob("rank-*.log")))
-    assert codes == [0] * len(processes), logs
+    assert found == (codes or (0,) * len(processes)), logs

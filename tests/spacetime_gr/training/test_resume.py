@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from spacetime_gr import SpacetimeGRForCausalLM
 from spacetime_gr.training.exporting import export_run
+from spacetime_gr.training.outcome import RETRY
 from tests.spacetime_gr.training.processes import start_ranks, wait_ranks
 
 CONFIG = """
@@ -67,9 +68,10 @@ def test_killed_and_stopped_run_equals_uninterrupted(city: Path, tmp_path: Path)
     wait_for(lambda: json.loads((broken / "status.json").read_text())["state"] == "running", processes, tmp_path)
     wait_for(lambda: steps_done(broken) >= 30, processes, tmp_path)
     processes[1].send_signal(signal.SIGTERM)  # one rank alone is told, as when a node is drained
-    wait_ranks(processes, tmp_path)
+    wait_ranks(processes, tmp_path, codes=(RETRY, RETRY))
     status = json.loads((broken / "status.json").read_text())
     assert status["state"] == "stopped"
+    assert status["retry"] is True
     assert 30 < status["step"] < 60
     assert not (broken / "export").exists()
     export_run(broken, tmp_path / "early")
@@ -87,7 +89,9 @@ def test_killed_and_stopped_run_equals_uninterrupted(city: Path, tmp_path: Path)
     assert bool((early.places.block_centers == got["places.block_centers"]).all())
     assert all(bool((expected[name] == got[name]).all()) for name in expected)
     kept = sorted(path.name for path in (broken / "checkpoints").iterdir())
-    assert kept == ["step-00000040", "step-00000060"]
+    assert kept == ["step-00000040", "step-00000056", "step-00000060"]
+    status = json.loads((broken / "status.json").read_text())
+    assert (status["state"], status["retry"], status["step"]) == ("finished", False, 60)
 
     wait_ranks(start_ranks(command(config, broken), 1, tmp_path), tmp_path)
     assert "this run is finished" in (tmp_path / "rank-0.log").read_text()
