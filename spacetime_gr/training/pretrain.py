@@ -142,9 +142,9 @@ def run(config: PretrainConfig) -> str:
     trainer = None
     try:
         checkpoint = _open_run(config, world)
-        trainer, universal = _assemble(config, world, checkpoint)
+        trainer = _assemble(config, world)
         if checkpoint is not None:
-            snapshots.resume(trainer, checkpoint, "universal" if universal else "engine")
+            snapshots.resume(trainer, checkpoint)
         outcome = trainer.fit()
         if world.is_main:
             stopped = outcome == "stopped"
@@ -232,14 +232,13 @@ def _open_run(config: PretrainConfig, world: World) -> Checkpoint | None:
     return checkpoint
 
 
-def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | None) -> tuple[Any, bool]:
+def _assemble(config: PretrainConfig, world: World) -> Any:
     from spacetime_gr.training import callbacks
     from spacetime_gr.training.data import corpora_with, load_tokenizer, open_stream
     from spacetime_gr.training.engine import build_engine
     from spacetime_gr.training.model import build_model
     from spacetime_gr.training.trainer import Trainer
 
-    universal = checkpoint is not None and _needs_universal(config, world, checkpoint)
     tokenizer = load_tokenizer(config)
     stream = open_stream(config, tokenizer, world.rank, world.size)
 
@@ -247,7 +246,7 @@ def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | Non
         return open_stream(config, tokenizer, world.rank, world.size, config.eval.split).rows_once()
 
     model = build_model(config, tokenizer, world)
-    engine = build_engine(model, config, world, universal)
+    engine = build_engine(model, config, world)
     parts: list[callbacks.Callback] = [callbacks.StopSignals(), callbacks.Watchdog(config.run.timeout_minutes)]
     if corpora_with(config, config.eval.split):
         parts.append(callbacks.Evaluation(held_out))
@@ -259,39 +258,12 @@ def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | Non
     if config.log.wandb:
         parts.append(callbacks.Wandb(world.is_main))
     parts += [callbacks.Checkpointing(), callbacks.Export(tokenizer)]
-    return Trainer(config, engine, stream, world, tokenizer.pad_token_id, parts), universal
+    return Trainer(config, engine, stream, world, tokenizer.pad_token_id, parts)
 
 
 def _evaluates(config: PretrainConfig) -> bool:
     """Whether the settings ask for held-out loss at all."""
     return config.eval.at_end or config.eval.every is not None
-
-
-def _needs_universal(config: PretrainConfig, world: World, checkpoint: Checkpoint) -> bool:
-    """Whether the universal form of `checkpoint` has to be loaded.
-
-    Raises:
-        ValueError: the ZeRO stage or the number of ranks changed and there is no such form.
-    """
-    from spacetime_gr.training.engine import resolve_stage
-
-    meta, stage = checkpoint.meta, resolve_stage(config)
-    if meta["zero_stage"] != stage:
-        raise ValueError(
-            f"{checkpoint.path} was written under ZeRO stage {meta['zero_stage']}, now it is {stage}; "
-            f"set deepspeed.zero_stage={meta['zero_stage']}"
-        )
-    if meta["world_size"] == world.size or stage == 0:
-        return False
-    universal = checkpoint.path / "universal"
-    if universal.is_dir():
-        return True
-    raise ValueError(
-        f"{checkpoint.path} was written by {meta['world_size']} ranks, now there are {world.size}. Convert it once:\n"
-        f"  python -m deepspeed.checkpoint.ds_to_universal --inject_missing_state "
-        f"--input_folder {checkpoint.path / 'engine'} --output_folder {universal}\n"
-        f"and start again, or start with {meta['world_size']} ranks"
-    )
 
 
 def _limits(config: PretrainConfig) -> dict[str, float | None]:

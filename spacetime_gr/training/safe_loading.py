@@ -1,5 +1,6 @@
 """Between DeepSpeed and its files: states are handed over rather than written, and read without running pickles."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,3 +47,13 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
         """
         with torch.serialization.safe_globals(_CLASSES):
             return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def load_states(path: Path) -> Any:
+    """One file of a checkpoint, its tensors on the CPU and read only when they are used.
+
+    Raises:
+        pickle.UnpicklingError: the file holds other classes than DeepSpeed writes.
+    """
+    with torch.serialization.safe_globals(_CLASSES):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_map_only
 
 from spacetime_gr.training.checkpoints import Checkpoint, CheckpointStore, Seal, seal_files
 from spacetime_gr.training.distributed import World, all_sum, barrier, gather_json
-from spacetime_gr.training.engine import resolve_stage
+from spacetime_gr.training.engine import resolve_stage, trained_names
 from spacetime_gr.training.outcome import RetryableError
 from spacetime_gr.training.progress import Progress
+from spacetime_gr.training.resharding import reshard
 from spacetime_gr.training.window import Window
 
 if TYPE_CHECKING:
@@ -121,12 +122,7 @@ def collect(trainer: "Trainer", permanent: bool) -> Snapshot:
     folder = trainer.store.folder
     trainer.engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
     states = trainer.engine.checkpoint_engine.take()
-    meta = {
-        "progress": asdict(trainer.progress),
-        "world_size": world.size,
-        "zero_stage": resolve_stage(trainer.config),
-        "precision": "bf16" if trainer.engine.bfloat16_enabled() else "fp32",
-    }
+    meta = {"progress": asdict(trainer.progress), **_layout(trainer)}
     own = {
         "stream": trainer.stream.state_dict(),
         "callbacks": {callback.name: callback.state_dict() for callback in trainer.callbacks},
@@ -179,26 +175,32 @@ def newest_intact(store: CheckpointStore, world: World) -> Checkpoint | None:
     return None
 
 
-def resume(trainer: "Trainer", checkpoint: Checkpoint, tag: str = "engine") -> None:
-    """Take up where `checkpoint` was written. Collective; call before `fit`.
+def resume(trainer: "Trainer", checkpoint: Checkpoint) -> None:
+    """Take up where `checkpoint` was written, under any ZeRO stage and number of ranks. Collective; call before `fit`.
 
     Args:
         trainer: of the same run, nothing trained yet.
         checkpoint: from the run's store.
-        tag: `engine`, or `universal` for a checkpoint converted to another number of ranks.
 
     Raises:
-        ValueError: DeepSpeed finds nothing to load.
+        ValueError: the checkpoint does not fit this engine.
     """
-    world = trainer.world
-    loaded, _ = trainer.engine.load_checkpoint(str(checkpoint.path), tag=tag)
-    if loaded is None:
-        raise ValueError(f"{checkpoint.path}: DeepSpeed could not load {tag!r}; remove the folder to use an older one")
-    trainer.progress = Progress(**checkpoint.meta["progress"])
+    world, meta, layout = trainer.world, checkpoint.meta, _layout(trainer)
+    # Without ZeRO every rank holds everything.
+    same = all(meta[key] == value for key, value in layout.items() if key != "world_size" or layout["zero_stage"] > 0)
+    if same:
+        loaded, _ = trainer.engine.load_checkpoint(str(checkpoint.path), tag="engine")
+        if loaded is None:
+            raise ValueError(
+                f"{checkpoint.path}: DeepSpeed finds nothing to load; remove the folder to use an older one"
+            )
+    else:
+        reshard(trainer.engine, checkpoint, layout["zero_stage"], trained_names(trainer.engine.module, trainer.config))
+    trainer.progress = Progress(**meta["progress"])
     trainer.own_seconds = trainer.progress.seconds
     ranks = [
         json.loads((checkpoint.path / f"rank-{rank:05d}.json").read_text(encoding="utf-8"))
-        for rank in range(checkpoint.meta["world_size"])
+        for rank in range(meta["world_size"])
     ]
     trainer.stream.load_state_dict([state["stream"] for state in ranks])
     if world.is_main:
@@ -207,8 +209,17 @@ def resume(trainer: "Trainer", checkpoint: Checkpoint, tag: str = "engine") -> N
         state = ranks[0]["callbacks"].get(callback.name)
         if state is not None:
             callback.load_state_dict(state)
-    if checkpoint.meta["world_size"] == world.size:
+    if meta["world_size"] == world.size:
         _restore_random_state(checkpoint.path / f"random-{world.rank:05d}.safetensors", world)
+
+
+def _layout(trainer: "Trainer") -> dict[str, Any]:
+    """What the layout of the engine's files follows from."""
+    return {
+        "world_size": trainer.world.size,
+        "zero_stage": resolve_stage(trainer.config),
+        "precision": "bf16" if trainer.engine.bfloat16_enabled() else "fp32",
+    }
 
 
 def _random_state(world: World) -> dict[str, torch.Tensor]:

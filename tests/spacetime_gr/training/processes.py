@@ -9,11 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def start_ranks(command: list[str], world_size: int, log_folder: Path) -> list[subprocess.Popen]:
-    """One process per rank, gloo on this machine, one thread each; output goes to `log_folder/rank-N.log`."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+def start_ranks(command: list[str], world_size: int, log_folder: Path) -> list[subprocess.Popen]:
+    """One process per rank, gloo on this machine, one thread each; output goes to `log_folder/rank-N.log`."""
+    port = free_port()
     processes = []
     for rank in range(world_size):
         env = {

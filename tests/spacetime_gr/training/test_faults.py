@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from spacetime_gr.training.outcome import RETRY
-from tests.spacetime_gr.training.processes import ROOT, start_ranks, wait_ranks
+from tests.spacetime_gr.training.processes import ROOT, free_port, start_ranks, wait_ranks
 from tests.spacetime_gr.training.test_resume import command, records
 
 CONFIG = """
@@ -145,13 +145,12 @@ def test_no_fault_costs_more_than_the_steps_since_the_last_checkpoint(
     filler.unlink()
 
     # The command that started the ranks is killed: they stop cleanly.
-    os.environ.update(FAULT="0 step 18 LAUNCHER", DS_ACCELERATOR="cpu", PYTHONPATH=str(ROOT))
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port", "0"]
+    env = {**os.environ, "FAULT": "0 step 18 LAUNCHER", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2"]
+    launcher += ["--master_port", str(free_port()), WORKER, *command(config, run.folder)[1:]]
     with (tmp_path / "launcher.log").open("w") as log:
-        started = subprocess.Popen(
-            [*launcher, WORKER, *command(config, run.folder)[1:]], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
-        )
-        assert started.wait(300) == KILLED, (tmp_path / "launcher.log").read_text()[-3000:]
+        started = subprocess.Popen(launcher, env=env, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    assert started.wait(300) == KILLED, (tmp_path / "launcher.log").read_text()[-3000:]
     wait_until(lambda: not run.left())
     assert (run.status["state"], run.status["retry"]) == ("stopped", True), (tmp_path / "launcher.log").read_text()
     assert run.steps[-1] == run.status["step"] > 18
