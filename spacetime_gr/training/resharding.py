@@ -1,8 +1,8 @@
 """A checkpoint of some number of ranks and ZeRO stage, taken up by an engine of another.
 
 Under ZeRO every rank keeps a flat fp32 vector of its part of the weights, and moments of the same layout. What part of
-which parameter lies where follows from the stage and the number of ranks. So the old layout is described as fragments of
-parameters, and the new one is filled with slices of them. Files are memory-mapped: a rank reads what it needs.
+which parameter lies where follows from the stage and the number of ranks. So the old layout is described as fragments
+of parameters, and the new one is filled with slices of them. Files are memory-mapped: a rank reads what it needs.
 """
 
 import math
@@ -159,6 +159,11 @@ def _fill_stage_0(engine: Any, source: Source) -> None:
 @torch.no_grad()
 def _fill_stage_1_2(engine: Any, source: Source) -> None:
     optimizer = engine.optimizer
+    if not hasattr(optimizer, "single_partition_of_fp32_groups"):
+        raise ValueError(
+            "stage 1 in bf16 with fp32 gradient accumulation cannot take up a checkpoint of another stage or number of "
+            "ranks; remove data_types from deepspeed.config, or set deepspeed.zero_stage=2"
+        )
     for flat, group in zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, strict=True):
         state = {key: torch.zeros_like(flat) for key in MOMENTS}
         for parameter in group:
