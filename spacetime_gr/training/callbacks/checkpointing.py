@@ -49,7 +49,8 @@ class Checkpointing(Callback):
         except CheckpointError as error:
             self.failures += 1
             allowed = trainer.config.checkpoint.max_failures
-            if save.snapshot.permanent or trainer.stopping or self.failures >= allowed:
+            of_stop = trainer.stopping and save.snapshot.step == trainer.progress.step
+            if save.snapshot.permanent or of_stop or self.failures >= allowed:
                 newest = trainer.store.newest()
                 raise CheckpointError(
                     f"{error}; {self.failures} in a row. The newest checkpoint is {newest.path if newest else 'none'}. "
