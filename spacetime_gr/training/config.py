@@ -3,7 +3,7 @@
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from data_pipelines.stream.cleaning import CleaningSettings
 from data_pipelines.stream.corpora import CorpusSettings, as_corpora
@@ -136,7 +136,7 @@ class CheckpointSection(Section):
     ephemeral_every: int | None = Field(
         default=None, gt=0, description="checkpoint every N steps, removed after two newer ones"
     )
-    steps: list[int] = Field(
+    steps: list[PositiveInt] = Field(
         default_factory=list, description="further steps with a permanent checkpoint, which `keep` does not remove"
     )
     keep: int | None = Field(default=None, gt=0, description="newest permanent checkpoints kept; default: all")
