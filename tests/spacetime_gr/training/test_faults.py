@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from spacetime_gr.training.outcome import RETRY
-from tests.spacetime_gr.training.processes import ROOT, free_port, start_ranks, wait_ranks
+from tests.spacetime_gr.training.processes import ROOT, Rank, RankServer, free_port, wait_ranks
 from tests.spacetime_gr.training.test_resume import command, records
 
 CONFIG = """
@@ -46,16 +46,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 class Run:
     """One run directory, started again and again, each time with another fault."""
 
-    def __init__(self, config: Path, folder: Path, logs: Path) -> None:
-        self.config, self.folder, self.logs = config, folder, logs
+    def __init__(self, config: Path, folder: Path, logs: Path, ranks: RankServer) -> None:
+        self.config, self.folder, self.logs, self.ranks = config, folder, logs, ranks
         self.pids = logs / "pids"
         self.pids.mkdir()
 
-    def start(self, fault: str, *overrides: str) -> list[subprocess.Popen]:
+    def start(self, fault: str, *overrides: str) -> list[Rank]:
         for log in self.logs.glob("rank-*.log"):
             log.unlink()
-        os.environ.update(FAULT=fault, FAULT_PIDS=str(self.pids))
-        return start_ranks([WORKER, *command(self.config, self.folder)[1:], *overrides], 2, self.logs)
+        worker = [WORKER, *command(self.config, self.folder)[1:], *overrides]
+        return self.ranks.start(worker, 2, self.logs, FAULT=fault, FAULT_PIDS=str(self.pids))
 
     def said(self, rank: int) -> str:
         return (self.logs / f"rank-{rank}.log").read_text()
@@ -89,14 +89,12 @@ def wait_until(condition, seconds: float = 240) -> None:
 
 @pytest.mark.distributed
 def test_no_fault_costs_more_than_the_steps_since_the_last_checkpoint(
-    city: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    city: Path, tmp_path: Path, small_disk: Path, ranks: RankServer
 ) -> None:
-    monkeypatch.setenv("FAULT", "")  # so that it is put back
-    monkeypatch.setenv("FAULT_PIDS", "")
     config, whole = tmp_path / "config.yaml", tmp_path / "whole"
     config.write_text(f"run: {{dir: unset}}\n{CONFIG.replace('CITY', str(city))}")
-    wait_ranks(start_ranks(command(config, whole), 2, tmp_path), tmp_path)
-    run = Run(config, tmp_path / "broken", tmp_path)
+    wait_ranks(ranks.start(command(config, whole), 2, tmp_path), tmp_path)
+    run = Run(config, tmp_path / "broken", tmp_path, ranks)
 
     # A rank is killed while it waits for data, while it writes a checkpoint, and in a step.
     kills = [(1, "data", 6, [4]), (0, "checkpoint", 8, [4]), (1, "step", 10, [4, 8])]
@@ -145,7 +143,8 @@ def test_no_fault_costs_more_than_the_steps_since_the_last_checkpoint(
     filler.unlink()
 
     # The command that started the ranks is killed: they stop cleanly.
-    env = {**os.environ, "FAULT": "0 step 18 LAUNCHER", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "FAULT": "0 step 18 LAUNCHER", "FAULT_PIDS": str(run.pids)}
+    env.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2"]
     launcher += ["--master_port", str(free_port()), WORKER, *command(config, run.folder)[1:]]
     with (tmp_path / "launcher.log").open("w") as log:
@@ -155,7 +154,7 @@ def test_no_fault_costs_more_than_the_steps_since_the_last_checkpoint(
     assert (run.status["state"], run.status["retry"]) == ("stopped", True), (tmp_path / "launcher.log").read_text()
     assert run.steps[-1] == run.status["step"] > 18
 
-    wait_ranks(start_ranks(command(config, run.folder), 2, tmp_path), tmp_path)
+    wait_ranks(ranks.start(command(config, run.folder), 2, tmp_path), tmp_path)
     assert (run.status["state"], run.status["retry"]) == ("finished", False)
     assert records(run.folder) == records(whole)
     expected, got = (load_file(folder / "export/model.safetensors") for folder in (whole, run.folder))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.spacetime_gr.training.processes import start_ranks, wait_ranks
+from tests.spacetime_gr.training.processes import RankServer, wait_ranks
 
 CONFIG = """
 data: {path: CITY, row_length: 64, num_lanes: 4}
@@ -25,26 +25,26 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.distributed
-def test_two_ranks_then_one_under_another_stage(city: Path, tmp_path: Path) -> None:
+def test_two_ranks_then_one_under_another_stage(city: Path, tmp_path: Path, ranks: RankServer) -> None:
     config, run = tmp_path / "config.yaml", tmp_path / "run"
     config.write_text(f"run: {{dir: {run}}}\n{CONFIG.replace('CITY', str(city))}")
     command = ["launch/pretrain.py", "--config", str(config)]
-    wait_ranks(start_ranks(command, 2, tmp_path), tmp_path)
+    wait_ranks(ranks.start(command, 2, tmp_path), tmp_path)
     whole = losses(run)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
     shutil.rmtree(run / "checkpoints" / "step-00000012")
     (run / "status.json").unlink()
 
-    wait_ranks(start_ranks([*command, "deepspeed.zero_stage=3"], 1, tmp_path), tmp_path)
+    wait_ranks(ranks.start([*command, "deepspeed.zero_stage=3"], 1, tmp_path), tmp_path)
     assert "resumed at step 8" in (tmp_path / "rank-0.log").read_text()
     assert losses(run) == pytest.approx(whole, rel=1e-5)
 
 
 @pytest.mark.distributed
-def test_every_stage_goes_on_under_another(city: Path, tmp_path: Path) -> None:
+def test_every_stage_goes_on_under_another(city: Path, tmp_path: Path, ranks: RankServer) -> None:
     worker = "tests/spacetime_gr/training/resharding_worker.py"
     for world_size, num_cases in ((2, 7), (1, 6)):
-        wait_ranks(start_ranks([worker, str(city), str(tmp_path)], world_size, tmp_path), tmp_path)
+        wait_ranks(ranks.start([worker, str(city), str(tmp_path)], world_size, tmp_path), tmp_path)
         results = json.loads((tmp_path / f"results-{world_size}.json").read_text())
         assert len(results) == num_cases
         for case in results:
