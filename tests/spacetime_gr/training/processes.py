@@ -74,7 +74,7 @@ class Rank:
 
 
 class RankServer:
-    """Starts ranks as `start_ranks` does, but forked from a process that has imported everything: see rank_server.py."""
+    """Starts ranks as `start_ranks` does, but forked from a process that has imported everything (rank_server.py)."""
 
     def __init__(self, folder: Path) -> None:
         self.exits = folder / "exits"

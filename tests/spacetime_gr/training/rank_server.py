@@ -1,8 +1,8 @@
 """Forks the ranks of distributed tests from one process that has imported everything.
 
-Importing torch, transformers and DeepSpeed is most of the time of a short run. Started by `processes.RankServer`: reads a
-JSON object a line (command, environment, log, exits), answers with the process id, and leaves the exit code of each rank
-in the file `exits/PID`.
+Importing torch, transformers and DeepSpeed is most of the time of a short run. Started by `processes.RankServer`: reads
+a JSON object a line (command, environment, log, exits), answers with the process id, and leaves the exit code of each
+rank in the file `exits/PID`.
 """
 
 import json
