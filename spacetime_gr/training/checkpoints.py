@@ -13,6 +13,7 @@ from data_pipelines.durable import sync
 MANIFEST = "manifest.json"
 _PREFIX = "step-"
 _UNFINISHED = ".unfinished-"
+_DAMAGED = "damaged-"
 _CHUNK = 1 << 22
 
 # Size in bytes and CRC-32 of a file.
@@ -92,12 +93,19 @@ class CheckpointStore:
             shutil.rmtree(final)
         unfinished.rename(final)
         sync(self.folder)
-        self._remove_superseded(step)
+        self._remove_superseded()
         return Checkpoint(final, step, permanent, meta, seals)
 
     def abandon(self, step: int) -> None:
         """Remove what a failed save of `step` left. Call on one rank."""
         shutil.rmtree(self._unfinished(step), ignore_errors=True)
+
+    def set_aside(self, step: int) -> Path:
+        """Rename a damaged checkpoint, so that it is none any more; returns where it lies now. Call on one rank."""
+        path = self._final(step)
+        aside = path.with_name(f"{_DAMAGED}{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        return path.rename(aside)
 
     def steps(self) -> list[int]:
         """Steps of all checkpoint folders, damaged ones too, in order."""
@@ -153,12 +161,11 @@ class CheckpointStore:
             shutil.rmtree(path)
         return [path.name for path in left]
 
-    def _remove_superseded(self, step: int) -> None:
-        # Those after `step` may be damaged ones that a resume has passed over: they must not push intact ones out.
-        until = [checkpoint for checkpoint in self.complete() if checkpoint.step <= step]
-        permanent = [checkpoint for checkpoint in until if checkpoint.permanent and checkpoint.step not in self.pinned]
+    def _remove_superseded(self) -> None:
+        complete = self.complete()
+        permanent = [item for item in complete if item.permanent and item.step not in self.pinned]
         expired = permanent[: -self.keep] if self.keep is not None else []
-        ephemeral = [checkpoint for checkpoint in until[:-2] if not checkpoint.permanent]
+        ephemeral = [item for item in complete[:-2] if not item.permanent]
         for checkpoint in [*ephemeral, *expired]:
             # Renamed first: a removal that is interrupted must not leave a folder that looks like a checkpoint.
             doomed = checkpoint.path.rename(self.folder / f"{_UNFINISHED}{checkpoint.path.name}")

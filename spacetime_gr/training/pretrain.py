@@ -222,6 +222,8 @@ def _open_run(config: PretrainConfig, world: World) -> Checkpoint | None:
     barrier(world)
     checkpoint = snapshots.newest_intact(store, world)
     if world.is_main:
+        for newer in (step for step in store.steps() if checkpoint is not None and step > checkpoint.step):
+            _say(f"it now lies in {store.set_aside(newer)}; remove it when you have looked at it")
         (folder / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
         # The export of an earlier end of this run would be taken for the model of the present one.
         shutil.rmtree(folder / "export", ignore_errors=True)

@@ -110,14 +110,13 @@ def test_none_intact_is_no_fresh_start(store: CheckpointStore) -> None:
         newest_intact(store, ALONE)
 
 
-def test_a_damaged_later_one_pushes_none_out(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, keep=2)
-    for step in (2, 4, 9):
+def test_set_aside_is_no_checkpoint(store: CheckpointStore) -> None:
+    for step in (2, 4):
         write(store, step)
-    assert steps(store) == [4, 9]
-    damage(store, 9, "flipped")
-    write(store, 6)
-    assert steps(store) == [4, 6, 9]
+        assert store.set_aside(step).is_dir()
+    write(store, 4)
+    assert store.set_aside(4) == store.folder / "damaged-step-00000004"  # once more: it is replaced
+    assert steps(store) == store.steps() == []
 
 
 def test_ephemeral_goes_after_two_newer_ones(store: CheckpointStore) -> None:

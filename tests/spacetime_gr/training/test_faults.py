@@ -132,14 +132,16 @@ def test_no_fault_costs_more_than_the_steps_since_the_last_checkpoint(
     wait_ranks(run.start("0 none 0 KILL"), tmp_path, codes=(RETRY, RETRY))
     said = run.said(0)
     assert "step 12 is damaged and passed over: engine/mp_rank_00_model_states.pt is not what was written" in said
+    assert "damaged-step-00000012; remove it" in said
     assert "warning: the checkpoint of step 12 could not be written" in said
     assert "training goes on, failure 1 of 3 allowed" in said
     assert "error: the checkpoint of step 16 could not be written" in said
     assert "bytes free in" in said
-    assert "Make room" in said
+    assert "The newest checkpoint is" in said
+    assert "step-00000008. Make room" in said
     assert run.status["retry"] is True
     assert [line["step"] for line in records(run.folder) if "checkpoint_failed" in line] == [13]
-    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "step-00000008", "step-00000012"]
+    assert sorted(path.name for path in small_disk.iterdir()) == ["damaged-step-00000012", "filler", "step-00000008"]
     filler.unlink()
 
     # The command that started the ranks is killed: they stop cleanly.
