@@ -121,7 +121,7 @@ class RankServer:
 def wait_ranks(
     processes: Sequence[subprocess.Popen | Rank],
     log_folder: Path,
-    timeout: float = 300,
+    timeout: float = 600,
     codes: tuple[int, ...] | None = None,
 ) -> None:
     """Wait for all; fails with the logs if one ends with another exit code than expected (default: 0)."""

@@ -144,21 +144,29 @@ def test_no_fault_costs_more_than_the_steps_since_the_last_checkpoint(
     assert sorted(path.name for path in small_disk.iterdir()) == ["damaged-step-00000012", "filler", "step-00000008"]
     filler.unlink()
 
-    # The command that started the ranks is killed: they stop cleanly.
-    env = {**os.environ, "FAULT": "0 step 18 LAUNCHER", "FAULT_PIDS": str(run.pids)}
-    env.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2"]
-    launcher += ["--master_port", str(free_port()), WORKER, *command(config, run.folder)[1:]]
-    with (tmp_path / "launcher.log").open("w") as log:
-        started = subprocess.Popen(launcher, env=env, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-    assert started.wait(300) == KILLED, (tmp_path / "launcher.log").read_text()[-3000:]
-    wait_until(lambda: not run.left())
-    assert (run.status["state"], run.status["retry"]) == ("stopped", True), (tmp_path / "launcher.log").read_text()
-    assert run.steps[-1] == run.status["step"] > 18
-
     wait_ranks(ranks.start(command(config, run.folder), 2, tmp_path), tmp_path)
     assert (run.status["state"], run.status["retry"]) == ("finished", False)
     assert records(run.folder) == records(whole)
     expected, got = (load_file(folder / "export/model.safetensors") for folder in (whole, run.folder))
     assert expected.keys() == got.keys()
     assert all(bool((expected[name] == got[name]).all()) for name in expected)
+
+
+@pytest.mark.distributed
+def test_ranks_stop_when_the_command_that_started_them_is_killed(city: Path, tmp_path: Path, ranks: RankServer) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"run: {{dir: unset}}\n{CONFIG.replace('CITY', str(city))}")
+    run = Run(config, tmp_path / "run", tmp_path, ranks)
+    env = {**os.environ, "FAULT": "0 step 6 LAUNCHER", "FAULT_PIDS": str(run.pids)}
+    env.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2"]
+    launcher += ["--master_port", str(free_port()), WORKER, *command(config, run.folder)[1:]]
+    log = tmp_path / "launcher.log"
+    with log.open("w") as output:
+        started = subprocess.Popen(launcher, env=env, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    assert started.wait(900) == KILLED, log.read_text()[-3000:]
+    assert run.left()
+    wait_until(lambda: not run.left())
+    assert (run.status["state"], run.status["retry"]) == ("stopped", True), log.read_text()[-3000:]
+    assert 6 < run.status["step"] < 24
+    assert run.steps[-1] == run.status["step"]
