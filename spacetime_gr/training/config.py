@@ -3,7 +3,7 @@
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from data_pipelines.stream.cleaning import CleaningSettings
 from data_pipelines.stream.corpora import CorpusSettings, as_corpora
@@ -25,6 +25,9 @@ class RunSection(Section):
         default=None, description="shown in wandb and in the model card; default: the directory's name"
     )
     tags: list[str] = Field(default_factory=list, description="wandb tags")
+    timeout_minutes: float = Field(
+        default=30, gt=0, description="a rank that takes longer over a step and all around it is taken for stuck"
+    )
 
 
 class DataSection(Section):
@@ -131,9 +134,18 @@ class CheckpointSection(Section):
 
     every: int | None = Field(default=None, gt=0, description="permanent checkpoint every N steps")
     ephemeral_every: int | None = Field(
-        default=None, gt=0, description="checkpoint every N steps, removed after a newer one"
+        default=None, gt=0, description="checkpoint every N steps, removed after two newer ones"
+    )
+    steps: list[PositiveInt] = Field(
+        default_factory=list, description="further steps with a permanent checkpoint, which `keep` does not remove"
     )
     keep: int | None = Field(default=None, gt=0, description="newest permanent checkpoints kept; default: all")
+    asynchronous: bool = Field(
+        default=False, description="write in the background, from a copy in host memory, while training goes on"
+    )
+    max_failures: int = Field(
+        default=3, gt=0, description="ephemeral checkpoints in a row that may fail before the run ends"
+    )
 
     @model_validator(mode="after")
     def _ephemeral_is_more_often(self) -> "CheckpointSection":

@@ -6,7 +6,8 @@ import socket
 import sys
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -37,8 +38,11 @@ def environment_world() -> World:
     return World(int(env.get("RANK", 0)), size, local_rank, local_size, device)
 
 
-def start_processes() -> World:
+def start_processes(timeout: timedelta | None = None) -> World:
     """Join the process group (nccl on GPUs, else gloo) and set this process's threads.
+
+    Args:
+        timeout: longest time that a collective may take; default: DeepSpeed's, 30 minutes.
 
     CPU processes share the machine's cores (or take OMP_NUM_THREADS each), and flush subnormal floats to zero: an AdamW
     moment that fades away would otherwise slow every step several times.
@@ -63,8 +67,9 @@ def start_processes() -> World:
     # DeepSpeed's calls, not ours.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if not dist.is_initialized():
+        limit = {} if timeout is None else {"timeout": timeout}
         backend = "nccl" if world.device.type == "cuda" else "gloo"
-        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, **limit)
     return world
 
 
@@ -108,18 +113,26 @@ def barrier(world: World) -> None:
         dist.barrier()
 
 
-def stop_processes(together: bool = True) -> None:
-    """Leave the process group, with everything printed.
+def stop_processes() -> None:
+    """Leave the process group, with everything printed. Collective.
 
-    Args:
-        together: wait for all ranks first: a rank whose peer has gone while it still closes its connections may abort.
-            False after an error, when the others may never come.
+    All wait for each other first: a rank whose peer has gone while it still closes its connections may abort.
     """
     sys.stdout.flush()
     if dist.is_initialized():
-        if together and dist.get_world_size() > 1:
+        if dist.get_world_size() > 1:
             dist.barrier()
         dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once, with everything printed, when the others may be gone.
+
+    An ordinary exit waits for reader threads, and for connections to ranks that do not answer.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _free_port() -> int:

@@ -127,6 +127,12 @@ def parameter_groups(model: nn.Module, config: PretrainConfig) -> list[dict[str,
     return [group for group in groups if group["params"]]
 
 
+def trained_names(model: nn.Module, config: PretrainConfig) -> list[str]:
+    """Names of the trained parameters, in the order of `parameter_groups`."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in parameter_groups(model, config) for parameter in group["params"]]
+
+
 @contextmanager
 def zero3_aware(config: PretrainConfig, world: World) -> Iterator[None]:
     """Inside, transformers builds models as shards from the start.
@@ -145,21 +151,18 @@ def zero3_aware(config: PretrainConfig, world: World) -> Iterator[None]:
         del settings
 
 
-def build_engine(model: nn.Module, config: PretrainConfig, world: World, universal: bool = False) -> Any:
+def build_engine(model: nn.Module, config: PretrainConfig, world: World) -> Any:
     """A DeepSpeed engine around `model`. Collective.
 
     Args:
         model: the whole model on every rank, with equal weights.
         config: the run.
         world: the process group.
-        universal: the checkpoint to be loaded is a universal one.
     """
     import deepspeed
 
     precision = resolve_precision(config, world.device)
     settings = deepspeed_settings(config, world.size, precision)
-    if universal:
-        settings["checkpoint"] = {**settings.get("checkpoint", {}), "load_universal": True}
     on_gpu = world.device.type == "cuda" and config.deepspeed.offload == "none"
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config),
@@ -177,6 +180,8 @@ def build_engine(model: nn.Module, config: PretrainConfig, world: World, univers
     from spacetime_gr.training.safe_loading import SafeCheckpointEngine
 
     engine.checkpoint_engine = SafeCheckpointEngine(engine._config)
+    # DeepSpeed would copy its converters, which read pickles, into each checkpoint; `spacetime-gr export` is ours.
+    engine._copy_recovery_script = lambda save_path: None
     if config.train.compile:
         engine.compile()
     return engine

@@ -16,9 +16,11 @@ from spacetime_gr import SpacetimeGRForCausalLM
 from spacetime_gr.training.checkpoints import CheckpointStore
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.data import load_tokenizer
+from spacetime_gr.training.distributed import World
 from spacetime_gr.training.flops import count_parameters
 from spacetime_gr.training.loading import load_config
 from spacetime_gr.training.model import model_config
+from spacetime_gr.training.snapshots import newest_intact
 
 
 def export_engine(engine: Any, tokenizer: Any, folder: Path, config: PretrainConfig, record: dict[str, Any]) -> None:
@@ -48,7 +50,7 @@ def export_run(run_dir: str | Path, out: str | Path) -> Path:
         `out`.
 
     Raises:
-        ValueError: `out` exists, or the run has no complete checkpoint.
+        ValueError: `out` exists, or the run has no intact checkpoint.
     """
     run_dir, out = Path(run_dir), Path(out)
     if out.exists():
@@ -56,7 +58,7 @@ def export_run(run_dir: str | Path, out: str | Path) -> Path:
     if (run_dir / "export").is_dir():
         shutil.copytree(run_dir / "export", out)
         return out
-    checkpoint = CheckpointStore(run_dir / "checkpoints").newest()
+    checkpoint = newest_intact(CheckpointStore(run_dir / "checkpoints"), World(0, 1, 0, 1, torch.device("cpu")))
     if checkpoint is None:
         raise ValueError(f"{run_dir} has neither export/ nor a complete checkpoint; train it with launch/pretrain.py")
     config = load_config(run_dir / "config.yaml")

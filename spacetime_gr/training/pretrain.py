@@ -5,11 +5,14 @@ import json
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from spacetime_gr.training.checkpoints import Checkpoint, CheckpointStore
 from spacetime_gr.training.config import PretrainConfig
@@ -17,20 +20,36 @@ from spacetime_gr.training.distributed import (
     World,
     barrier,
     environment_world,
-    gather_json,
+    leave,
     start_processes,
     stop_processes,
 )
 from spacetime_gr.training.loading import dump_config, load_config
+from spacetime_gr.training.outcome import (
+    FINISHED,
+    RETRY,
+    STATUS_FILE,
+    RetryableError,
+    judge,
+    lost_peer,
+    write_failure,
+    write_status,
+)
 
 CONFIG_FILE = "config.yaml"
-STATUS_FILE = "status.json"
+# A collective ends with an error of its own after this long, should the watchdog not have ended it before.
+_COLLECTIVE_MINUTES = 30.0
 # What the batches and the weights of a run depend on: a run directory holds one setting of these.
 _FIXED = ("data.row_length", "data.num_lanes", "data.blind_share", "train.seed", "model")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of launch/pretrain.py; returns the exit code (0 finished or stopped, 1 failed, 2 wrong settings)."""
+    """Entry of launch/pretrain.py; returns the exit code.
+
+    0: finished. 75: stopped by a signal, or ended by something that may be gone by the next try; the same command goes
+    on. 1: failed. 2: wrong settings, data or run directory. After an error that the other ranks may not share, the
+    process ends here.
+    """
     parser = argparse.ArgumentParser(prog="pretrain.py", description="Pretrain a Spacetime-GR model.")
     parser.add_argument(
         "--config",
@@ -67,16 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         check_run(config, here)
         joined = True
-        run(config)
-        return 0
-    except (ValueError, OSError, FloatingPointError) as error:
+        return FINISHED if run(config) == "finished" else RETRY
+    except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("SPACETIME_GR_DEBUG") == "1":
             raise
+        verdict = judge(error)
         # Wrong settings meet all ranks of a node alike and are said once there; a damaged shard may meet any one rank.
         rank = os.environ.get("RANK", "0")
-        if joined or os.environ.get("LOCAL_RANK", "0") == "0":
-            _say(f"error: {error}" if rank == "0" else f"error on rank {rank}: {error}")
-        return 1 if isinstance(error, FloatingPointError) else 2
+        if not verdict.expected:
+            traceback.print_exc()
+        elif joined or os.environ.get("LOCAL_RANK", "0") == "0":
+            _say(f"error: {verdict.reason}" if rank == "0" else f"error on rank {rank}: {verdict.reason}")
+        if dist.is_initialized():
+            leave(verdict.code)
+        return verdict.code
 
 
 def check_run(config: PretrainConfig, world: World) -> None:
@@ -104,26 +127,49 @@ def check_run(config: PretrainConfig, world: World) -> None:
             ) from error
 
 
-def run(config: PretrainConfig) -> None:
-    """Start or resume the run in `config.run.dir`. Collective."""
+def run(config: PretrainConfig) -> str:
+    """Start or resume the run in `config.run.dir`. Collective. After an error the process group is left as it is.
+
+    Returns:
+        `finished`, or `stopped` after a signal.
+    """
     from spacetime_gr.training import snapshots
 
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    world = start_processes()
+    world = start_processes(timedelta(minutes=max(_COLLECTIVE_MINUTES, 2 * config.run.timeout_minutes)))
+    trainer = None
     try:
         checkpoint = _open_run(config, world)
-        trainer, universal = _assemble(config, world, checkpoint)
+        trainer = _assemble(config, world)
         if checkpoint is not None:
-            snapshots.resume(trainer, checkpoint, "universal" if universal else "engine")
+            snapshots.resume(trainer, checkpoint)
         outcome = trainer.fit()
         if world.is_main:
-            _write_status(config, outcome, trainer.progress.step, trainer.progress.tokens)
-    except BaseException:
-        stop_processes(together=False)
-        raise
+            stopped = outcome == "stopped"
+            write_status(
+                Path(config.run.dir),
+                outcome,
+                retry=stopped,
+                reason="a signal, or the end of the launcher" if stopped else None,
+                step=trainer.progress.step,
+                tokens=trainer.progress.tokens,
+                limits=_limits(config),
+            )
+    except BaseException as error:
+        now = {} if trainer is None else {"step": trainer.progress.step, "tokens": trainer.progress.tokens}
+        lost = lost_peer(error)
+        if lost:
+            newest = CheckpointStore(Path(config.run.dir) / "checkpoints").newest()
+            error = RetryableError(
+                f"{judge(error).reason}. Step {now.get('step', 0)} was the last; the newest checkpoint is "
+                f"{newest.path.name if newest else 'none'}; start the same command again to go on from it"
+            )
+        write_failure(Path(config.run.dir), judge(error), secondary=lost, **now)
+        raise error
     stop_processes()
+    return outcome
 
 
 def finished_before(config: PretrainConfig) -> bool:
@@ -165,32 +211,36 @@ def check_same_run(config: PretrainConfig) -> None:
 
 
 def _open_run(config: PretrainConfig, world: World) -> Checkpoint | None:
-    """Make the run directory; the checkpoint to resume from, which rank 0 chooses for all."""
+    """Make the run directory; the checkpoint to resume from, on which all ranks agree."""
+    from spacetime_gr.training import snapshots
+
     folder = Path(config.run.dir)
     store = CheckpointStore(folder / "checkpoints")
-    newest = None
     if world.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
         store.remove_unfinished()
+    barrier(world)
+    checkpoint = snapshots.newest_intact(store, world)
+    if world.is_main:
+        for newer in (step for step in store.steps() if checkpoint is not None and step > checkpoint.step):
+            _say(f"it now lies in {store.set_aside(newer)}; remove it when you have looked at it")
+        (folder / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
         # The export of an earlier end of this run would be taken for the model of the present one.
         shutil.rmtree(folder / "export", ignore_errors=True)
-        checkpoint = store.newest()
-        newest = checkpoint.step if checkpoint else None
-        _write_status(config, "running", newest or 0, None)
+        # A run that is killed leaves this behind.
+        step = checkpoint.step if checkpoint else 0
+        write_status(folder, "running", retry=True, step=step, tokens=None, limits=_limits(config))
     barrier(world)
-    step = gather_json(newest, world)[0]
-    return None if step is None else next(item for item in store.complete() if item.step == step)
+    return checkpoint
 
 
-def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | None) -> tuple[Any, bool]:
+def _assemble(config: PretrainConfig, world: World) -> Any:
     from spacetime_gr.training import callbacks
     from spacetime_gr.training.data import corpora_with, load_tokenizer, open_stream
     from spacetime_gr.training.engine import build_engine
     from spacetime_gr.training.model import build_model
     from spacetime_gr.training.trainer import Trainer
 
-    universal = checkpoint is not None and _needs_universal(config, world, checkpoint)
     tokenizer = load_tokenizer(config)
     stream = open_stream(config, tokenizer, world.rank, world.size)
 
@@ -198,8 +248,8 @@ def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | Non
         return open_stream(config, tokenizer, world.rank, world.size, config.eval.split).rows_once()
 
     model = build_model(config, tokenizer, world)
-    engine = build_engine(model, config, world, universal)
-    parts: list[callbacks.Callback] = [callbacks.StopSignals()]
+    engine = build_engine(model, config, world)
+    parts: list[callbacks.Callback] = [callbacks.StopSignals(), callbacks.Watchdog(config.run.timeout_minutes)]
     if corpora_with(config, config.eval.split):
         parts.append(callbacks.Evaluation(held_out))
     elif _evaluates(config) and world.is_main:
@@ -210,7 +260,7 @@ def _assemble(config: PretrainConfig, world: World, checkpoint: Checkpoint | Non
     if config.log.wandb:
         parts.append(callbacks.Wandb(world.is_main))
     parts += [callbacks.Checkpointing(), callbacks.Export(tokenizer)]
-    return Trainer(config, engine, stream, world, tokenizer.pad_token_id, parts), universal
+    return Trainer(config, engine, stream, world, tokenizer.pad_token_id, parts)
 
 
 def _evaluates(config: PretrainConfig) -> bool:
@@ -218,45 +268,9 @@ def _evaluates(config: PretrainConfig) -> bool:
     return config.eval.at_end or config.eval.every is not None
 
 
-def _needs_universal(config: PretrainConfig, world: World, checkpoint: Checkpoint) -> bool:
-    """Whether the universal form of `checkpoint` has to be loaded.
-
-    Raises:
-        ValueError: the ZeRO stage or the number of ranks changed and there is no such form.
-    """
-    from spacetime_gr.training.engine import resolve_stage
-
-    meta, stage = checkpoint.meta, resolve_stage(config)
-    if meta["zero_stage"] != stage:
-        raise ValueError(
-            f"{checkpoint.path} was written under ZeRO stage {meta['zero_stage']}, now it is {stage}; "
-            f"set deepspeed.zero_stage={meta['zero_stage']}"
-        )
-    if meta["world_size"] == world.size or stage == 0:
-        return False
-    universal = checkpoint.path / "universal"
-    if universal.is_dir():
-        return True
-    raise ValueError(
-        f"{checkpoint.path} was written by {meta['world_size']} ranks, now there are {world.size}. Convert it once:\n"
-        f"  python -m deepspeed.checkpoint.ds_to_universal --inject_missing_state "
-        f"--input_folder {checkpoint.path / 'engine'} --output_folder {universal}\n"
-        f"and start again, or start with {meta['world_size']} ranks"
-    )
-
-
 def _limits(config: PretrainConfig) -> dict[str, float | None]:
     train = config.train
     return {"max_steps": train.max_steps, "max_tokens": train.max_tokens, "max_minutes": train.max_minutes}
-
-
-def _write_status(config: PretrainConfig, state: str, step: int, tokens: float | None) -> None:
-    """state: running, stopped, finished. A run that was killed still says running."""
-    file = Path(config.run.dir) / STATUS_FILE
-    partial = file.with_suffix(".partial")
-    status = {"state": state, "step": step, "tokens": tokens, "limits": _limits(config)}
-    partial.write_text(json.dumps(status), encoding="utf-8")
-    os.replace(partial, file)
 
 
 def _say(text: str) -> None:

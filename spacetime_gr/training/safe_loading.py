@@ -1,5 +1,6 @@
-"""Engine checkpoints are read without running what a pickle asks for."""
+"""Between DeepSpeed and its files: states are handed over rather than written, and read without running pickles."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,30 @@ _CLASSES = [LossScaler, ZeroStageEnum, fragment_address]
 
 
 class SafeCheckpointEngine(TorchCheckpointEngine):
-    """DeepSpeed's torch files, loaded with `weights_only=True` and the three classes DeepSpeed needs.
+    """DeepSpeed's torch files, written by whoever takes them and loaded with `weights_only=True`.
 
-    DeepSpeed itself loads them with `weights_only=False`: a checkpoint from elsewhere could run any code.
+    Writing: DeepSpeed saves between barriers, and a rank that fails there leaves the others waiting. So `save` only
+    collects; whoever takes the states writes them when all collectives are over.
+
+    Loading: DeepSpeed itself uses `weights_only=False`, so a checkpoint from elsewhere could run any code. Here three
+    classes that DeepSpeed needs are allowed beside tensors and plain containers.
     """
+
+    def __init__(self, config_params: Any = None) -> None:
+        super().__init__(config_params)
+        self._states: dict[str, Any] = {}
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Nothing: DeepSpeed writes nothing."""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Keep a state until it is taken."""
+        self._states[path] = state_dict
+
+    def take(self) -> dict[str, Any]:
+        """The states of this rank since the last call, by path; their tensors are those that train on."""
+        states, self._states = self._states, {}
+        return states
 
     def load(self, path: str, map_location: Any = None) -> Any:
         """Read one file.
@@ -26,3 +47,13 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
         """
         with torch.serialization.safe_globals(_CLASSES):
             return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def load_states(path: Path) -> Any:
+    """One file of a checkpoint, its tensors on the CPU and read only when they are used.
+
+    Raises:
+        pickle.UnpicklingError: the file holds other classes than DeepSpeed writes.
+    """
+    with torch.serialization.safe_globals(_CLASSES):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -74,7 +74,7 @@ class Trainer:
         self.progress = Progress()
         self.window = Window.empty(world.device)
         self.run_dir = Path(config.run.dir)
-        self.store = CheckpointStore(self.run_dir / "checkpoints", config.checkpoint.keep)
+        self.store = CheckpointStore(self.run_dir / "checkpoints", config.checkpoint.keep, config.checkpoint.steps)
         self.stop_requested = False
         self.stopping = False
         self.grad_norm = 0.0

@@ -9,6 +9,7 @@ from spacetime_gr.training.callbacks.jsonl import JsonLines
 from spacetime_gr.training.callbacks.metrics import Metrics
 from spacetime_gr.training.callbacks.signals import StopSignals
 from spacetime_gr.training.callbacks.wandb import Wandb
+from spacetime_gr.training.callbacks.watchdog import Watchdog
 
 __all__ = [
     "Callback",
@@ -20,4 +21,5 @@ __all__ = [
     "Metrics",
     "StopSignals",
     "Wandb",
+    "Watchdog",
 ]

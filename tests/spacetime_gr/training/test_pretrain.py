@@ -193,7 +193,7 @@ def test_a_run_directory_holds_one_setting(file: Path) -> None:
     check_same_run(load_config(file, ["data.num_lanes=16"]))  # nothing was trained yet
     store = CheckpointStore(folder / "checkpoints")
     store.start(1)
-    store.finish(1, permanent=True, meta={})
+    store.finish(1, permanent=True, meta={}, seals={})
     check_same_run(load_config(file, ["train.max_steps=50", "log.every=3"]))
     with pytest.raises(ValueError, match=r"was started with data.num_lanes=8, now data.num_lanes=16"):
         check_same_run(load_config(file, ["data.num_lanes=16"]))

@@ -1,7 +1,6 @@
 """A run that is killed and started again equals one that was not."""
 
 import json
-import os
 import signal
 import time
 from pathlib import Path
@@ -11,7 +10,8 @@ from safetensors.torch import load_file
 
 from spacetime_gr import SpacetimeGRForCausalLM
 from spacetime_gr.training.exporting import export_run
-from tests.spacetime_gr.training.processes import start_ranks, wait_ranks
+from spacetime_gr.training.outcome import RETRY
+from tests.spacetime_gr.training.processes import RankServer, wait_ranks
 
 CONFIG = """
 data: {path: CITY, row_length: 64, num_lanes: 4, curriculum: {schedule: constant, final_share: 0.5}}
@@ -51,31 +51,32 @@ def steps_done(run: Path) -> int:
 
 
 @pytest.mark.distributed
-def test_killed_and_stopped_run_equals_uninterrupted(city: Path, tmp_path: Path) -> None:
+def test_killed_and_stopped_run_equals_uninterrupted(city: Path, tmp_path: Path, ranks: RankServer) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"run: {{dir: unset}}\n{CONFIG.replace('CITY', str(city))}")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    wait_ranks(start_ranks(command(config, whole), 2, tmp_path), tmp_path)
+    wait_ranks(ranks.start(command(config, whole), 2, tmp_path), tmp_path)
 
-    processes = start_ranks(command(config, broken), 2, tmp_path)
+    processes = ranks.start(command(config, broken), 2, tmp_path)
     wait_for(lambda: steps_done(broken) >= 15, processes, tmp_path)
     for process in processes:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+    wait_ranks(processes, tmp_path, codes=(-signal.SIGKILL, -signal.SIGKILL))
 
-    processes = start_ranks(command(config, broken), 2, tmp_path)
+    processes = ranks.start(command(config, broken), 2, tmp_path)
     wait_for(lambda: json.loads((broken / "status.json").read_text())["state"] == "running", processes, tmp_path)
     wait_for(lambda: steps_done(broken) >= 30, processes, tmp_path)
     processes[1].send_signal(signal.SIGTERM)  # one rank alone is told, as when a node is drained
-    wait_ranks(processes, tmp_path)
+    wait_ranks(processes, tmp_path, codes=(RETRY, RETRY))
     status = json.loads((broken / "status.json").read_text())
     assert status["state"] == "stopped"
+    assert status["retry"] is True
     assert 30 < status["step"] < 60
     assert not (broken / "export").exists()
     export_run(broken, tmp_path / "early")
     early = SpacetimeGRForCausalLM.from_pretrained(tmp_path / "early")
 
-    wait_ranks(start_ranks(command(config, broken), 2, tmp_path), tmp_path)
+    wait_ranks(ranks.start(command(config, broken), 2, tmp_path), tmp_path)
     assert records(broken) == records(whole)
     assert [line["step"] for line in records(broken)] == sorted({*range(3, 61, 3), 25, 50})
     expected, got = (load_file(run / "export/model.safetensors") for run in (whole, broken))
@@ -87,7 +88,9 @@ def test_killed_and_stopped_run_equals_uninterrupted(city: Path, tmp_path: Path)
     assert bool((early.places.block_centers == got["places.block_centers"]).all())
     assert all(bool((expected[name] == got[name]).all()) for name in expected)
     kept = sorted(path.name for path in (broken / "checkpoints").iterdir())
-    assert kept == ["step-00000040", "step-00000060"]
+    assert kept == ["step-00000040", "step-00000056", "step-00000060"]
+    status = json.loads((broken / "status.json").read_text())
+    assert (status["state"], status["retry"], status["step"]) == ("finished", False, 60)
 
-    wait_ranks(start_ranks(command(config, broken), 1, tmp_path), tmp_path)
+    wait_ranks(ranks.start(command(config, broken), 1, tmp_path), tmp_path)
     assert "this run is finished" in (tmp_path / "rank-0.log").read_text()

@@ -1,15 +1,12 @@
-"""A run continues on another number of ranks through DeepSpeed's universal checkpoint."""
+"""A run continues on another number of ranks and under another ZeRO stage."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.spacetime_gr.training.processes import ROOT, start_ranks, wait_ranks
+from tests.spacetime_gr.training.processes import RankServer, wait_ranks
 
 CONFIG = """
 data: {path: CITY, row_length: 64, num_lanes: 4}
@@ -17,7 +14,7 @@ model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_user_
         pointer_size: 8}
 train: {max_steps: 12, warmup_steps: 2}
 deepspeed: {zero_stage: 2}
-checkpoint: {every: 8}
+checkpoint: {every: 8, asynchronous: true}
 log: {every: 2}
 eval: {num_rows: 4}
 """
@@ -28,24 +25,29 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.distributed
-def test_two_ranks_then_one(city: Path, tmp_path: Path) -> None:
+def test_two_ranks_then_one_under_another_stage(city: Path, tmp_path: Path, ranks: RankServer) -> None:
     config, run = tmp_path / "config.yaml", tmp_path / "run"
     config.write_text(f"run: {{dir: {run}}}\n{CONFIG.replace('CITY', str(city))}")
     command = ["launch/pretrain.py", "--config", str(config)]
-    wait_ranks(start_ranks(command, 2, tmp_path), tmp_path)
+    wait_ranks(ranks.start(command, 2, tmp_path), tmp_path)
     whole = losses(run)
-    checkpoint = run / "checkpoints" / "step-00000008"
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
     shutil.rmtree(run / "checkpoints" / "step-00000012")
     (run / "status.json").unlink()
 
-    (refused,) = start_ranks(command, 1, tmp_path)
-    assert refused.wait(120) == 2
-    said = (tmp_path / "rank-0.log").read_text()
-    assert "was written by 2 ranks, now there are 1" in said
-    convert = next(line.split() for line in said.splitlines() if "ds_to_universal" in line)
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *convert[1:]], env=environment, cwd=ROOT, check=True, capture_output=True)
-
-    assert (checkpoint / "universal").is_dir()
-    wait_ranks(start_ranks(command, 1, tmp_path), tmp_path)
+    wait_ranks(ranks.start([*command, "deepspeed.zero_stage=3"], 1, tmp_path), tmp_path)
+    assert "resumed at step 8" in (tmp_path / "rank-0.log").read_text()
     assert losses(run) == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.distributed
+def test_every_stage_goes_on_under_another(city: Path, tmp_path: Path, ranks: RankServer) -> None:
+    worker = "tests/spacetime_gr/training/resharding_worker.py"
+    for world_size, num_cases in ((2, 7), (1, 6)):
+        wait_ranks(ranks.start([worker, str(city), str(tmp_path)], world_size, tmp_path), tmp_path)
+        results = json.loads((tmp_path / f"results-{world_size}.json").read_text())
+        assert len(results) == num_cases
+        for case in results:
+            assert case["names"], case
+            assert case["step"] == 2, case
+            assert case["worst"] < 5e-6, case
