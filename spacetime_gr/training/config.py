@@ -25,6 +25,9 @@ class RunSection(Section):
         default=None, description="shown in wandb and in the model card; default: the directory's name"
     )
     tags: list[str] = Field(default_factory=list, description="wandb tags")
+    timeout_minutes: float = Field(
+        default=30, gt=0, description="a rank that waits longer for the others gives up, and the run ends"
+    )
 
 
 class DataSection(Section):

@@ -6,10 +6,12 @@ import socket
 import sys
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,15 @@ def environment_world() -> World:
     return World(int(env.get("RANK", 0)), size, local_rank, local_size, device)
 
 
-def start_processes() -> World:
+def start_processes(timeout_minutes: float | None = None) -> World:
     """Join the process group (nccl on GPUs, else gloo) and set this process's threads.
 
     CPU processes share the machine's cores (or take OMP_NUM_THREADS each), and flush subnormal floats to zero: an AdamW
     moment that fades away would otherwise slow every step several times.
+
+    Args:
+        timeout_minutes: how long a collective waits for the other ranks before it fails; default: torch's. Joining has
+            DeepSpeed's time (10 minutes, or DEEPSPEED_TIMEOUT) where that is longer: nodes start unevenly.
     """
     env = os.environ
     if not torch.cuda.is_available():
@@ -64,7 +70,12 @@ def start_processes() -> World:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if not dist.is_initialized():
         backend = "nccl" if world.device.type == "cuda" else "gloo"
-        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+        patience = deepspeed.constants.default_pg_timeout
+        if timeout_minutes is not None:
+            patience = max(patience, timedelta(minutes=timeout_minutes))
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=patience)
+        if timeout_minutes is not None:
+            _limit_waiting(timedelta(minutes=timeout_minutes))
     return world
 
 
@@ -120,6 +131,17 @@ def stop_processes(together: bool = True) -> None:
         if together and dist.get_world_size() > 1:
             dist.barrier()
         dist.destroy_process_group()
+
+
+def _limit_waiting(timeout: timedelta) -> None:
+    """Give the first group this time-out, and every group that is made from now on.
+
+    DeepSpeed reduces gradients in groups of its own, which get torch's default of 10 (nccl) or 30 minutes whatever the
+    first group has; torch offers no setting for it but these two names.
+    """
+    distributed_c10d._set_pg_timeout(timeout)
+    distributed_c10d.default_pg_timeout = timeout
+    distributed_c10d.default_pg_nccl_timeout = timeout
 
 
 def _free_port() -> int:

@@ -111,7 +111,7 @@ def run(config: PretrainConfig) -> None:
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    world = start_processes()
+    world = start_processes(config.run.timeout_minutes)
     try:
         checkpoint = _open_run(config, world)
         trainer, universal = _assemble(config, world, checkpoint)
