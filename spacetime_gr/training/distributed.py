@@ -39,15 +39,15 @@ def environment_world() -> World:
     return World(int(env.get("RANK", 0)), size, local_rank, local_size, device)
 
 
-def start_processes(timeout_minutes: float | None = None) -> World:
+def start_processes(timeout: timedelta | None = None) -> World:
     """Join the process group (nccl on GPUs, else gloo) and set this process's threads.
 
     CPU processes share the machine's cores (or take OMP_NUM_THREADS each), and flush subnormal floats to zero: an AdamW
     moment that fades away would otherwise slow every step several times.
 
     Args:
-        timeout_minutes: how long a collective waits for the other ranks before it fails; default: torch's. Joining has
-            DeepSpeed's time (10 minutes, or DEEPSPEED_TIMEOUT) where that is longer: nodes start unevenly.
+        timeout: longest time that a collective waits for the other ranks; default: DeepSpeed's and torch's. Joining may
+            take DeepSpeed's time (10 minutes, or DEEPSPEED_TIMEOUT) where that is longer: nodes start unevenly.
     """
     env = os.environ
     if not torch.cuda.is_available():
@@ -70,12 +70,10 @@ def start_processes(timeout_minutes: float | None = None) -> World:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if not dist.is_initialized():
         backend = "nccl" if world.device.type == "cuda" else "gloo"
-        patience = deepspeed.constants.default_pg_timeout
-        if timeout_minutes is not None:
-            patience = max(patience, timedelta(minutes=timeout_minutes))
-        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=patience)
-        if timeout_minutes is not None:
-            _limit_waiting(timedelta(minutes=timeout_minutes))
+        joining = max(deepspeed.constants.default_pg_timeout, timeout or timedelta())
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=joining)
+        if timeout is not None:
+            _limit_waiting(timeout)
     return world
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def run(config: PretrainConfig) -> None:
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    world = start_processes(config.run.timeout_minutes)
+    world = start_processes(timedelta(minutes=config.run.timeout_minutes))
     try:
         checkpoint = _open_run(config, world)
         trainer, universal = _assemble(config, world, checkpoint)
