@@ -73,7 +73,7 @@ def start_processes(timeout: timedelta | None = None) -> World:
         joining = max(deepspeed.constants.default_pg_timeout, timeout or timedelta())
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=joining)
         if timeout is not None:
-            _limit_waiting(timeout)
+            limit_waiting(timeout)
     return world
 
 
@@ -131,7 +131,7 @@ def stop_processes(together: bool = True) -> None:
         dist.destroy_process_group()
 
 
-def _limit_waiting(timeout: timedelta) -> None:
+def limit_waiting(timeout: timedelta) -> None:
     """Give the first group this time-out, and every group that is made from now on.
 
     DeepSpeed reduces gradients in groups of its own, which get torch's default of 10 (nccl) or 30 minutes whatever the

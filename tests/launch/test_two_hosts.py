@@ -16,7 +16,7 @@ from tests.spacetime_gr.training.prepared_city import write_city
 
 NUM_STEPS = 300
 CONFIG = """
-run: {dir: RUN, timeout_minutes: 0.3}
+run: {dir: RUN, timeout_minutes: 0.4}
 data: {path: CITY, row_length: 64, num_lanes: 4}
 model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_user_buckets: 16, spatial_features: 8,
         pointer_size: 8}
@@ -67,8 +67,9 @@ def wait_until(condition: Callable[[], bool], processes: list[subprocess.Popen],
 
 
 @pytest.mark.distributed
-@pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 def test_a_cut_link_ends_the_run_and_the_same_command_finishes_it(tmp_path: Path) -> None:
+    if reason := unavailable():
+        pytest.skip(reason)
     config, run = write_config(tmp_path, write_city(tmp_path / "city"))
     hostfile = tmp_path / "hostfile"
 

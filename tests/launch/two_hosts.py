@@ -1,18 +1,20 @@
 """Two hosts on one machine: network namespaces that a virtual cable joins, and nothing else."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 INTERFACE = "eth0"
+PREFIX = "spacetime-gr-test"
 
 
 def ip(*arguments: str) -> str:
@@ -25,7 +27,7 @@ def unavailable() -> str | None:
     """Why namespaces cannot be made here; None: they can."""
     if shutil.which("ip", path=SYSTEM_PATH) is None:
         return "iproute2 is missing (launch/test.sh installs it for root)"
-    probe = f"probe-{os.getpid()}"
+    probe = f"{PREFIX}-{os.getpid()}-probe"
     try:
         ip("netns", "add", probe)
         ip("netns", "delete", probe)
@@ -64,7 +66,8 @@ class TwoHosts:
 @contextmanager
 def two_hosts() -> Iterator[TwoHosts]:
     """Two namespaces without any route but to each other; both are gone afterwards, with all that runs in them."""
-    hosts = TwoHosts((f"first-{os.getpid()}", f"second-{os.getpid()}"))
+    _remove_leftovers()
+    hosts = TwoHosts((f"{PREFIX}-{os.getpid()}-first", f"{PREFIX}-{os.getpid()}-second"))
     try:
         for name in hosts.names:
             ip("netns", "add", name)
@@ -78,11 +81,25 @@ def two_hosts() -> Iterator[TwoHosts]:
     finally:
         made = [name for name in hosts.names if name in ip("netns", "list").split()]
         for name in made:
-            for pid in ip("netns", "pids", name).split():
-                os.kill(int(pid), signal.SIGKILL)
+            _end_processes(name)
         for process in hosts.processes:
             process.wait(60)
         for name in made:
+            ip("netns", "delete", name)
+
+
+def _end_processes(name: str) -> None:
+    for pid in ip("netns", "pids", name).split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def _remove_leftovers() -> None:
+    """Remove the hosts of a test that was killed before it could."""
+    for name in ip("netns", "list").split():
+        match = re.fullmatch(rf"{PREFIX}-(\d+)-(?:first|second)", name)
+        if match and not Path("/proc", match[1]).exists():
+            _end_processes(name)
             ip("netns", "delete", name)
 
 
