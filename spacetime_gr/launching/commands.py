@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from spacetime_gr.launching.forwarding import LaunchFile, is_secret, masked, write_launch_file
@@ -25,7 +25,6 @@ class Launch:
     command: list[str]
     file: tuple[Path, LaunchFile] | None = None
     stdin: str | None = None
-    environment: dict[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
         """What `run` would do, with secrets masked; the command is the last line."""
@@ -38,8 +37,7 @@ class Launch:
         if self.stdin is not None:
             lines.append(self.stdin.rstrip("\n"))
             lines.append("# is the input of:")
-        settings = [shlex.quote(f"{name}={value}") for name, value in self.environment.items()]
-        return "\n".join([*lines, " ".join([*settings, shlex.join(self.command)])])
+        return "\n".join([*lines, shlex.join(self.command)])
 
     def run(self) -> int:
         """Do it. Without input for the command this process becomes the command, so that signals reach it.
@@ -52,10 +50,9 @@ class Launch:
             raise ValueError(f"{program} is not on PATH (deepspeed and torchrun: source .venv/bin/activate)")
         if self.file is not None:
             write_launch_file(*self.file)
-        environment = {**os.environ, **self.environment}
         if self.stdin is None:
-            os.execvpe(program, self.command, environment)  # noqa: S606
-        return subprocess.run(self.command, env=environment, input=self.stdin, text=True, check=False).returncode  # noqa: S603
+            os.execvp(program, self.command)  # noqa: S606
+        return subprocess.run(self.command, input=self.stdin, text=True, check=False).returncode  # noqa: S603
 
 
 def local(script: list[str], processes: int | None) -> Launch:

@@ -59,9 +59,10 @@ def _launch(given: argparse.Namespace, folder: Path, training: list[str]) -> Lau
             return commands.by_slurm(
                 script, batch_file, given.nodes, given.tasks_per_node, not given.no_gpus, tuple(given.option)
             )
-    job = Job(given.name, given.image, given.nodes, given.gpus, given.claim, given.secret)
-    template = folder / "kubernetes" / f"{given.kind}.yaml"
-    return by_kubernetes(template, job, training, forwarded(os.environ, given.forward), given.namespace)
+        case _:
+            job = Job(given.name, given.image, given.nodes, given.gpus, given.claim, given.secret)
+            template = folder / "kubernetes" / f"{given.kind}.yaml"
+            return by_kubernetes(template, job, training, forwarded(os.environ, given.forward), given.namespace)
 
 
 def _from_here(path: Path) -> str:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from spacetime_gr.launching.manifests import Job, by_kubernetes
+from tests.launch import stand_ins
 from tests.launch.two_hosts import ROOT
 
 TEMPLATES = ROOT / "launch" / "kubernetes"
@@ -88,8 +89,19 @@ def test_mpi_job() -> None:
     assert "0123secret" not in str(job)
 
 
+def test_kubectl_gets_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = (
+        "import os, pathlib, sys; pathlib.Path(os.environ['REPORTS'], 'sent').write_text(sys.stdin.read()); sys.exit(3)"
+    )
+    for name, value in stand_ins.install(tmp_path, kubectl=keep).items():
+        monkeypatch.setenv(name, value)
+    launch = by_kubernetes(TEMPLATES / "mpijob.yaml", JOB, ["--config", "c.yaml"], {})
+    assert launch.run() == 3
+    assert (tmp_path / "sent").read_text() == launch.stdin
+
+
 @pytest.mark.parametrize(("name", "nodes", "said"), [("A_b", 2, "--name is 'A_b'"), ("a", 0, "--nodes is 0")])
 def test_what_kubernetes_would_refuse(name: str, nodes: int, said: str) -> None:
     job = Job(name, "places:2", nodes, 8, "disk", "keys")
     with pytest.raises(ValueError, match=said):
-        by_kubernetes(Path(TEMPLATES / "mpijob.yaml"), job, [], {})
+        by_kubernetes(TEMPLATES / "mpijob.yaml", job, [], {})

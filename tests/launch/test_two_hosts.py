@@ -58,7 +58,7 @@ def left_in_sessions(processes: list[subprocess.Popen]) -> list[str]:
 
 
 def wait_until(condition: Callable[[], bool], processes: list[subprocess.Popen], logs: list[Path]) -> None:
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 600
     while not condition():
         said = "\n".join(log.read_text()[-3000:] for log in logs)
         assert time.monotonic() < deadline, said
@@ -102,7 +102,7 @@ def test_a_cut_link_ends_the_run_and_the_same_command_finishes_it(tmp_path: Path
 
         hosts.set_link("up")
         processes, logs = launch(hosts, "second")
-        codes = [process.wait(400) for process in processes]
+        codes = [process.wait(600) for process in processes]
         assert codes == [0, 0], "\n".join(log.read_text()[-3000:] for log in logs)
         assert hosts.running() == []
         assert left_in_sessions(processes) == []
