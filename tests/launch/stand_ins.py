@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.launch.two_hosts import ROOT
 
-# Notes arguments and environment of its rank; leaves with the code that CODE names, for rank 0 alone if ONLY_FIRST.
+# Notes arguments and environment of its rank; leaves with the code that CODE names.
 REPORT = """
 import json, os, pathlib, sys
 rank = os.environ["RANK"]
