@@ -26,7 +26,7 @@ class RunSection(Section):
     )
     tags: list[str] = Field(default_factory=list, description="wandb tags")
     timeout_minutes: float = Field(
-        default=30, gt=0, description="a rank that waits longer for the others gives up, and the run ends"
+        default=30, gt=0, description="a rank that takes longer over a step and all around it is taken for stuck"
     )
 
 

@@ -42,12 +42,12 @@ def environment_world() -> World:
 def start_processes(timeout: timedelta | None = None) -> World:
     """Join the process group (nccl on GPUs, else gloo) and set this process's threads.
 
-    CPU processes share the machine's cores (or take OMP_NUM_THREADS each), and flush subnormal floats to zero: an AdamW
-    moment that fades away would otherwise slow every step several times.
-
     Args:
         timeout: longest time that a collective waits for the other ranks; default: DeepSpeed's and torch's. Joining may
             take DeepSpeed's time (10 minutes, or DEEPSPEED_TIMEOUT) where that is longer: nodes start unevenly.
+
+    CPU processes share the machine's cores (or take OMP_NUM_THREADS each), and flush subnormal floats to zero: an AdamW
+    moment that fades away would otherwise slow every step several times.
     """
     env = os.environ
     if not torch.cuda.is_available():
@@ -75,6 +75,17 @@ def start_processes(timeout: timedelta | None = None) -> World:
         if timeout is not None:
             limit_waiting(timeout)
     return world
+
+
+def limit_waiting(timeout: timedelta) -> None:
+    """Give the first group this time-out, and every group that is made from now on.
+
+    DeepSpeed reduces gradients in groups of its own, which get torch's default of 10 (nccl) or 30 minutes whatever the
+    first group has; torch offers no setting for it but these two names.
+    """
+    distributed_c10d._set_pg_timeout(timeout)
+    distributed_c10d.default_pg_timeout = timeout
+    distributed_c10d.default_pg_nccl_timeout = timeout
 
 
 def all_sum(values: list[float], world: World) -> list[float]:
@@ -129,17 +140,6 @@ def stop_processes(together: bool = True) -> None:
         if together and dist.get_world_size() > 1:
             dist.barrier()
         dist.destroy_process_group()
-
-
-def limit_waiting(timeout: timedelta) -> None:
-    """Give the first group this time-out, and every group that is made from now on.
-
-    DeepSpeed reduces gradients in groups of its own, which get torch's default of 10 (nccl) or 30 minutes whatever the
-    first group has; torch offers no setting for it but these two names.
-    """
-    distributed_c10d._set_pg_timeout(timeout)
-    distributed_c10d.default_pg_timeout = timeout
-    distributed_c10d.default_pg_nccl_timeout = timeout
 
 
 def _free_port() -> int:
