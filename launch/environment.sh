@@ -1,6 +1,7 @@
 # Sourced by the launch scripts: finds a Python, makes or reuses .venv, installs the package and leaves it activated.
-# Usage: source launch/environment.sh; ensure_environment [EXTRA]; ensure_java
-#   EXTRA: an optional dependency group, such as dev. Java is what the tests of `prepare --engine spark` run on.
+# Usage: source launch/environment.sh; ensure_environment [EXTRA]; ensure_java; ensure_iproute
+#   EXTRA: an optional dependency group, such as dev. Java is what the tests of `prepare --engine spark` run on, iproute2
+#   what the test of two hosts makes their network with.
 
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 environment="$repository/.venv"
@@ -66,4 +67,18 @@ ensure_java() {
   echo "error: Java is missing, which Spark needs; install version 17 or 21 (Debian, Ubuntu: apt-get install" \
     "openjdk-17-jre-headless) or set JAVA_HOME" >&2
   return 1
+}
+
+ensure_iproute() {
+  # Only root may make network namespaces: without it, or without them, the test says why it skips.
+  if PATH="$PATH:/usr/sbin:/sbin" command -v ip >/dev/null 2>&1 || [ "$(id -u)" != 0 ]; then
+    return
+  fi
+  if command -v apt-get >/dev/null 2>&1; then
+    echo "== installing iproute2"
+    if apt-get update -q >/dev/null && apt-get install -q -y --no-install-recommends iproute2 >/dev/null; then
+      return
+    fi
+  fi
+  echo "warning: iproute2 is missing; the test of two hosts will skip (Debian, Ubuntu: apt-get install iproute2)" >&2
 }

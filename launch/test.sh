@@ -4,6 +4,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 ensure_environment dev
 ensure_java
+ensure_iproute
 cd "$repository"
 
 echo "== ruff"

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def start_processes(timeout: timedelta | None = None) -> World:
     """Join the process group (nccl on GPUs, else gloo) and set this process's threads.
 
     Args:
-        timeout: longest time that a collective may take; default: DeepSpeed's, 30 minutes.
+        timeout: longest time that a collective waits for the other ranks; default: DeepSpeed's and torch's. Joining may
+            take DeepSpeed's time (10 minutes, or DEEPSPEED_TIMEOUT) where that is longer: nodes start unevenly.
 
     CPU processes share the machine's cores (or take OMP_NUM_THREADS each), and flush subnormal floats to zero: an AdamW
     moment that fades away would otherwise slow every step several times.
@@ -67,10 +69,23 @@ def start_processes(timeout: timedelta | None = None) -> World:
     # DeepSpeed's calls, not ours.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if not dist.is_initialized():
-        limit = {} if timeout is None else {"timeout": timeout}
         backend = "nccl" if world.device.type == "cuda" else "gloo"
-        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, **limit)
+        joining = max(deepspeed.constants.default_pg_timeout, timeout or timedelta())
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=joining)
+        if timeout is not None:
+            limit_waiting(timeout)
     return world
+
+
+def limit_waiting(timeout: timedelta) -> None:
+    """Give the first group this time-out, and every group that is made from now on.
+
+    DeepSpeed reduces gradients in groups of its own, which get torch's default of 10 (nccl) or 30 minutes whatever the
+    first group has; torch offers no setting for it but these two names.
+    """
+    distributed_c10d._set_pg_timeout(timeout)
+    distributed_c10d.default_pg_timeout = timeout
+    distributed_c10d.default_pg_nccl_timeout = timeout
 
 
 def all_sum(values: list[float], world: World) -> list[float]:
