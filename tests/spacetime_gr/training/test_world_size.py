@@ -52,4 +52,4 @@ def test_every_stage_goes_on_under_another(city: Path, tmp_path: Path, ranks: Ra
             assert case["step"] == 2, case
             assert case["copied"] == 0, case
             # Sums over the ranks are rounded in another order, in bf16 coarsely.
-            assert case["worst"] < (1e-6 if case["precision"] == "fp32" else 0.02), case
+            assert case["worst"] < (1e-6 if case["precision"] == "fp32" else 0.005), case
