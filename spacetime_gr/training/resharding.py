@@ -106,7 +106,7 @@ def _read_stage_0(folder: Path, names: Sequence[str]) -> Source:
     for index, name in enumerate(names):
         piece = {key: moments[index][key].flatten() for key in MOMENTS}
         parameters[name] = Fragments()
-        parameters[name].add({WEIGHT: state["module"][name].flatten(), **piece})
+        parameters[name].add({WEIGHT: state["module"][name].detach().flatten(), **piece})
     return Source(parameters, moments[0]["step"])
 
 

@@ -1,5 +1,6 @@
 """Run by every rank of test_world_size.py: checkpoints of every ZeRO stage, taken up under other stages and ranks."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -8,25 +9,45 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spacetime_gr.training import snapshots
+from spacetime_gr.training.checkpoints import Checkpoint, CheckpointStore
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.data import load_tokenizer, open_stream
 from spacetime_gr.training.distributed import World, start_processes, stop_processes
-from spacetime_gr.training.engine import build_engine
+from spacetime_gr.training.engine import build_engine, trained_names
 from spacetime_gr.training.exporting import gathered_state
 from spacetime_gr.training.model import build_model
+from spacetime_gr.training.resharding import MOMENTS, WEIGHT, read_source
 from spacetime_gr.training.trainer import Trainer
 
-# (stage of the checkpoint, stage now) by the number of ranks now; the checkpoints are of two ranks.
+# (precision, stage of the checkpoint, stage now) by the number of ranks now; the checkpoints are of two ranks.
+ORIGINS = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 2), ("bf16", 3)]
 CASES = {
-    2: [(0, 2), (1, 3), (2, 0), (2, 1), (2, 3), (3, 1), (3, 2)],
-    1: [(0, 0), (1, 1), (2, 2), (3, 3), (3, 0), (0, 3)],
+    2: [
+        ("fp32", 0, 2),
+        ("fp32", 1, 3),
+        ("fp32", 2, 0),
+        ("fp32", 2, 1),
+        ("fp32", 2, 3),
+        ("fp32", 3, 1),
+        ("fp32", 3, 2),
+        ("bf16", 2, 3),
+    ],
+    1: [
+        ("fp32", 0, 0),
+        ("fp32", 1, 1),
+        ("fp32", 2, 2),
+        ("fp32", 3, 3),
+        ("fp32", 3, 0),
+        ("fp32", 0, 3),
+        ("bf16", 3, 1),
+    ],
 }
 
 
-def new_trainer(city: str, folder: Path, origin: int, stage: int, world: World) -> Trainer:
+def new_trainer(city: str, run: Path, stage: int, precision: str, world: World) -> Trainer:
     config = PretrainConfig.model_validate(
         {
-            "run": {"dir": str(folder / f"stage-{origin}")},
+            "run": {"dir": str(run)},
             "data": {"path": city, "row_length": 64, "num_lanes": 4},
             "model": {
                 "hidden_size": 15,  # odd sizes: shards need padding
@@ -39,7 +60,7 @@ def new_trainer(city: str, folder: Path, origin: int, stage: int, world: World) 
                 "spatial_features": 8,
                 "pointer_size": 8,
             },
-            "train": {"max_steps": 4, "lr": 0.01, "warmup_steps": 1, "eps": 1e-4, "precision": "fp32"},
+            "train": {"max_steps": 4, "lr": 0.01, "warmup_steps": 1, "eps": 1e-4, "precision": precision},
             "deepspeed": {"zero_stage": stage},
         }
     )
@@ -55,35 +76,56 @@ def train(trainer: Trainer, steps: int) -> None:
         trainer.train_step(batches)
 
 
+def difference(old: Checkpoint, new: Checkpoint, names: list[str]) -> float:
+    """The largest between the fp32 weights and moments of two checkpoints."""
+    worst = 0.0
+    before, after = read_source(old, names), read_source(new, names)
+    for name, key in itertools.product(names, (WEIGHT, *MOMENTS)):
+        whole = []
+        for fragments in (before.parameters[name], after.parameters[name]):
+            whole.append(torch.full((fragments.numel,), torch.nan))
+            fragments.read(key, 0, fragments.numel, whole[-1])
+        worst = max(worst, float((whole[0] - whole[1]).abs().max()))
+    return worst if before.step == after.step else float("inf")
+
+
+def save(trainer: Trainer) -> Checkpoint:
+    snapshots.Save(trainer, permanent=True).finish(trainer)
+    return trainer.store.open(trainer.progress.step)
+
+
 def main(city: str, out: str) -> None:
     world, folder = start_processes(), Path(out)
     if world.size == 2:
-        for stage in range(4):
-            trainer = new_trainer(city, folder, stage, stage, world)
+        for precision, stage in ORIGINS:
+            run = folder / f"{precision}-{stage}"
+            trainer = new_trainer(city, run, stage, precision, world)
             train(trainer, 2)
-            snapshots.Save(trainer, permanent=True).finish(trainer)
+            save(trainer)
             train(trainer, 2)
             state = gathered_state(trainer.engine.module)
             if world.is_main:
-                save_file(
-                    {name: value.contiguous().clone() for name, value in state.items()},
-                    folder / f"stage-{stage}" / "after.safetensors",
-                )
+                whole = {name: value.contiguous().clone() for name, value in state.items()}
+                save_file(whole, run / "after.safetensors")
             trainer.engine.destroy()
     results = []
-    for origin, stage in CASES[world.size]:
-        trainer = new_trainer(city, folder, origin, stage, world)
+    for precision, origin, stage in CASES[world.size]:
+        run = folder / f"{precision}-{origin}"
+        trainer = new_trainer(city, run, stage, precision, world)
         checkpoint = snapshots.newest_intact(trainer.store, world)
         assert checkpoint is not None
         snapshots.resume(trainer, checkpoint)
         resumed = trainer.progress.step
+        trainer.store = CheckpointStore(run / f"again-{world.size}-{stage}")
+        copied = difference(checkpoint, save(trainer), trained_names(trainer.engine.module, trainer.config))
         train(trainer, 2)
         state = gathered_state(trainer.engine.module)
         if world.is_main:
-            expected = load_file(folder / f"stage-{origin}" / "after.safetensors")
+            expected = load_file(run / "after.safetensors")
             worst = max(float((state[name].float() - value.float()).abs().max()) for name, value in expected.items())
-            names = sorted(state) == sorted(expected)
-            results.append({"from": origin, "to": stage, "step": resumed, "names": names, "worst": worst})
+            case = {"precision": precision, "from": origin, "to": stage}
+            same_names = sorted(state) == sorted(expected)
+            results.append({**case, "step": resumed, "names": same_names, "copied": copied, "worst": worst})
         trainer.engine.destroy()
     if world.is_main:
         (folder / f"results-{world.size}.json").write_text(json.dumps(results), encoding="utf-8")

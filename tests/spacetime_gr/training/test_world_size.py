@@ -43,11 +43,13 @@ def test_two_ranks_then_one_under_another_stage(city: Path, tmp_path: Path, rank
 @pytest.mark.distributed
 def test_every_stage_goes_on_under_another(city: Path, tmp_path: Path, ranks: RankServer) -> None:
     worker = "tests/spacetime_gr/training/resharding_worker.py"
-    for world_size, num_cases in ((2, 7), (1, 6)):
+    for world_size, num_cases in ((2, 8), (1, 7)):
         wait_ranks(ranks.start([worker, str(city), str(tmp_path)], world_size, tmp_path), tmp_path)
         results = json.loads((tmp_path / f"results-{world_size}.json").read_text())
         assert len(results) == num_cases
         for case in results:
             assert case["names"], case
             assert case["step"] == 2, case
-            assert case["worst"] < 5e-6, case
+            assert case["copied"] == 0, case
+            # Sums over the ranks are rounded in another order, in bf16 coarsely.
+            assert case["worst"] < (1e-6 if case["precision"] == "fp32" else 0.005), case
