@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from spacetime_gr.launching.forwarding import LaunchFile, is_secret, masked, wri
 
 RANK_MODULE = "spacetime_gr.launching.rank"
 DEFAULT_PORT = 29500
+# How far apart nodes may start, as under DeepSpeed; torchrun's own is a minute.
+_JOIN_SECONDS = 600
 # DeepSpeed joins the words of its remote command with spaces for the shell of each node.
 _SAFE_WORD = re.compile(r"[\w@%+=:,./-]+")
 _HOST_LINE = re.compile(r"(\S+)\s+slots=(\d+)\s*(#.*)?")
@@ -125,18 +128,23 @@ def by_torchrun(
 ) -> Launch:
     """One machine, or one of `nodes` machines that meet at `rendezvous` (HOST:PORT); the same command on each.
 
+    torchrun looks whether the rendezvous is what this machine's host name resolves to, and tells the others that name:
+    wrong where it stands for a loopback or for another network. So the route to the rendezvous decides both.
+
     Args:
         restarts: how often all ranks are started anew, and resume, after one has failed.
 
     Raises:
-        ValueError: several nodes without a place to meet and a name for the job.
+        ValueError: several nodes without a place to meet and a name for the job, or no way to that place.
     """
     options = ["--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
     if nodes == 1 and rendezvous is None:
         return Launch(["torchrun", "--standalone", *options, *script])
     if rendezvous is None or not job_id:
         raise ValueError(f"--nodes {nodes} needs --rendezvous HOST:PORT of one of them and --job-id, the same on each")
+    own, hosts_it = _route_to(rendezvous)
     meeting = ["--nnodes", str(nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", rendezvous, "--rdzv-id", job_id]
+    meeting += ["--rdzv-conf", f"is_host={str(hosts_it).lower()},read_timeout={_JOIN_SECONDS}", "--local-addr", own]
     return Launch(["torchrun", *meeting, *options, *script])
 
 
@@ -181,6 +189,21 @@ def read_hostfile(path: Path) -> dict[str, int]:
     if not hosts:
         raise ValueError(f"hostfile {path} names no host; one line per node: HOST slots=PROCESSES")
     return hosts
+
+
+def _route_to(rendezvous: str) -> tuple[str, bool]:
+    """This machine's address on the way to `rendezvous` (HOST:PORT), and whether HOST is this machine."""
+    host, _, port = rendezvous.rpartition(":")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)  # chooses a route; nothing is sent
+            own = str(probe.getsockname()[0])
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--rendezvous {rendezvous}: no way there from this node ({error}); expected HOST:PORT"
+        ) from error
+    return own, own == address[0]
 
 
 def _refuse_secrets_for_deepspeed() -> None:

@@ -62,11 +62,22 @@ def test_torchrun_takes_the_commands(capsys: pytest.CaptureFixture[str]) -> None
     parsed = get_args_parser().parse_args(words)
     assert program == "torchrun"
     assert (parsed.standalone, parsed.nproc_per_node, parsed.training_script_args) == (True, "8", TRAINING)
-    several = ["--nodes", "4", "--rendezvous", "node1:29400", "--job-id", "j7", "--restarts", "3"]
+    several = ["--nodes", "4", "--rendezvous", "127.0.0.1:29400", "--job-id", "j7", "--restarts", "3"]
     program, *words = dry_run(capsys, "torchrun", "--processes", "8", *several)
     parsed = get_args_parser().parse_args(words)
-    assert (parsed.nnodes, parsed.rdzv_backend, parsed.rdzv_endpoint) == ("4", "c10d", "node1:29400")
+    assert (parsed.nnodes, parsed.rdzv_backend, parsed.rdzv_endpoint) == ("4", "c10d", "127.0.0.1:29400")
     assert (parsed.rdzv_id, parsed.max_restarts, parsed.standalone) == ("j7", 3, False)
+    assert (parsed.rdzv_conf, parsed.local_addr) == ("is_host=true,read_timeout=600", "127.0.0.1")
+
+
+def test_the_rendezvous_is_hosted_by_the_node_whose_address_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the host name resolves to: torchrun itself would look no further."""
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    assert commands._route_to("localhost:29400")[1]
+    assert commands._route_to("127.0.0.2:29400") == ("127.0.0.1", False)
+    for wrong in ("127.0.0.1", "127.0.0.1:x"):
+        with pytest.raises(ValueError, match=f"--rendezvous {wrong}: no way there"):
+            commands._route_to(wrong)
 
 
 def test_sbatch_gets_sizes_before_the_script(
