@@ -80,7 +80,7 @@ def settings(city: str, case: Case, **sections: dict[str, Any]) -> PretrainConfi
 
 def batches_of(stream: TokenStream, rank: int, world_size: int) -> Iterator[dict[str, np.ndarray]]:
     """The stream, but for the labels of two steps: in the second the upper half of the lanes has none, so half of the
-    ranks; in the third all lanes but the first have one.
+    ranks; in the third all are in the first lane but one token, which is in the last.
     """
     own = np.arange(NUM_LANES).reshape(world_size, -1)[rank]
     for step, batch in enumerate(stream):
@@ -88,6 +88,7 @@ def batches_of(stream: TokenStream, rank: int, world_size: int) -> Iterator[dict
         if step == 1:
             labels[own >= NUM_LANES // 2] = -100
         if step == 2:
+            labels[(own > 0) & (own < NUM_LANES - 1)] = -100
             surplus = np.cumsum(labels != -100, axis=1) > 1
             labels[surplus & (own > 0)[:, None]] = -100
         yield batch
