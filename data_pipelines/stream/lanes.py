@@ -150,6 +150,7 @@ class Lane:
     def __init__(self, lane: int, sources: Sequence[Source], units_ahead: int) -> None:
         self.lane = lane
         self.cursors: dict[Walk, Cursor] = {}
+        self.last: tuple[Walk, Cursor] | None = None  # the row that was given last
         self._sources = sources
         self._units_ahead = units_ahead
         self._loaded: dict[Walk, UnitRows] = {}
@@ -179,11 +180,13 @@ class Lane:
                 feed.require_rows(view)
         self._loaded[walk] = rows
         self.cursors[walk] = Cursor(cursor.epoch, cursor.position, cursor.row + 1)
+        self.last = (walk, cursor)
         return rows, cursor.row
 
     def restore(self, cursors: Mapping[Walk, Cursor]) -> None:
         """Moves the lane to the given cursors."""
         self.cursors = dict(cursors)
+        self.last = None
         self._loaded.clear()
 
     def _cursor(self, walk: Walk) -> Cursor:

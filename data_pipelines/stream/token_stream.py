@@ -23,6 +23,23 @@ from data_pipelines.stream.units import Units
 STATE_VERSION = 2
 
 
+@dataclasses.dataclass(frozen=True)
+class RowPlace:
+    """Where a row of the stream came from.
+
+    `row` of `lane`, both from 0, is what `spacetime-gr stream --inspect` takes; it was made from row `row_in_unit` of
+    `unit` (a row group of the prepared folder `corpus`) in `view` and `epoch`.
+    """
+
+    lane: int
+    row: int
+    corpus: str
+    view: View
+    epoch: int
+    unit: int
+    row_in_unit: int
+
+
 class TokenStream:
     """Batches of packed rows, endless; an iterator.
 
@@ -193,6 +210,18 @@ class TokenStream:
             return []
         multi_mode = self._choices(self.row_number - 1)[0]
         return ["multi" if multi_mode[lane] else "single" for lane in self._own]
+
+    @property
+    def last_rows(self) -> list[RowPlace]:
+        """Where this rank's rows of the last batch came from, by lane; empty before the first batch."""
+        places = []
+        for lane in self._lanes:
+            if lane.last is not None:
+                (corpus, view), cursor = lane.last
+                unit = self._sources[corpus].order.unit(cursor)
+                path = str(self.corpora[corpus].path)
+                places.append(RowPlace(lane.lane, self.row_number - 1, path, view, cursor.epoch, unit, cursor.row))
+        return places
 
     @property
     def corpus_shares(self) -> dict[str, float]:

@@ -20,7 +20,9 @@ _FILE_WIDTH = 160  # columns of tables that go to a file or a pipe
 
 
 def stream(
-    folder: Annotated[Path, typer.Argument(help="A prepared folder.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="A prepared folder.", show_default="data.path of --config")
+    ] = None,
     inspect: Annotated[
         bool, typer.Option("--inspect", help="Show rows of a lane, decoded, with the supervised actions marked.")
     ] = False,
@@ -44,8 +46,8 @@ def stream(
 ) -> None:
     """Show what training reads: rows of a lane, or the effect of cleaning on a whole split.
 
-    Both see the folder as the run of --config would: the same lanes, seed, cleaning and curriculum, but this one
-    folder in place of `data.path`.
+    Both see the folder as the run of --config would: the same lanes, seed, cleaning and curriculum. A FOLDER stands in
+    place of its `data.path`.
     """
     from rich.console import Console
 
@@ -64,13 +66,16 @@ def stream(
         _show_stats(settings, tokenizer, split, num_examples, console)
 
 
-def _run_config(folder: Path, config: Sequence[Path] | None) -> "PretrainConfig":
+def _run_config(folder: Path | None, config: Sequence[Path] | None) -> "PretrainConfig":
     from spacetime_gr.training.config import DataSection, PretrainConfig, RunSection, TrainSection
     from spacetime_gr.training.loading import load_config
 
     if config:
         # Quoted, as an override is YAML.
-        return load_config(config, [f"data.path={json.dumps(str(folder), ensure_ascii=False)}"])
+        path = [] if folder is None else [f"data.path={json.dumps(str(folder), ensure_ascii=False)}"]
+        return load_config(config, path)
+    if folder is None:
+        raise ValueError("nothing to read: give a prepared folder, or a run's settings with --config")
     return PretrainConfig(run=RunSection(dir="."), data=DataSection(path=str(folder)), train=TrainSection(max_steps=1))
 
 

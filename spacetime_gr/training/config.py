@@ -167,6 +167,24 @@ class LogSection(Section):
     entity: str | None = None
 
 
+class GuardSection(Section):
+    """Steps whose loss or gradient norm is out of line change nothing; too many of them end the run."""
+
+    enabled: bool = Field(default=True, description="false: a gradient norm that is not finite ends the run at once")
+    window: int = Field(
+        default=128,
+        ge=4,
+        description="accepted steps whose mean and deviation count; judged once half of them are there",
+    )
+    sigma_factor: float = Field(
+        default=6.0, gt=0, description="standard deviations above the mean from which a step is skipped"
+    )
+    max_consecutive: int = Field(default=10, gt=0, description="skipped steps in a row that end the run")
+    max_share: float = Field(
+        default=0.25, gt=0, le=1, description="share of skipped steps among the last `window` above which the run ends"
+    )
+
+
 class EvalSection(Section):
     """Loss on held-out rows: the same rows each time, on any number of ranks."""
 
@@ -189,6 +207,7 @@ class PretrainConfig(Section):
     train: TrainSection
     deepspeed: DeepSpeedSection = DeepSpeedSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    guard: GuardSection = GuardSection()
     log: LogSection = LogSection()
     eval: EvalSection = EvalSection()
 

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from spacetime_gr.training.callbacks.base import Callback
+from spacetime_gr.training.callbacks.skipped_steps import SkippedSteps
 from spacetime_gr.training.checkpoints import CheckpointStore
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.distributed import World, all_sum
 from spacetime_gr.training.engine import resolve_stage
+from spacetime_gr.training.guard import StepGuard
 from spacetime_gr.training.progress import Progress
 from spacetime_gr.training.schedule import learning_rate, progress
 from spacetime_gr.training.window import LOSS_PARTS, Window, mean_losses
@@ -31,6 +33,9 @@ class Stream(Protocol):
     def load_state_dict(self, state: Any) -> None: ...
 
     def stats(self) -> dict[str, int]: ...
+
+    @property
+    def last_rows(self) -> list[Any]: ...
 
     @property
     def multi_mode_share(self) -> float: ...
@@ -70,14 +75,22 @@ class Trainer:
         self.stream = stream
         self.world = world
         self.pad_token_id = pad_token_id
+        self.guard = StepGuard(config.guard, world) if config.guard.enabled else None
         self.callbacks = list(callbacks)
+        self._skips: SkippedSteps | None = None
+        if self.guard is not None:
+            self.guard.watch(engine.basic_optimizer)
+            self._skips = SkippedSteps(self.guard, world)
+            # First: what it raises must come before a checkpoint of the same step.
+            self.callbacks.insert(0, self._skips)
         self.progress = Progress()
         self.window = Window.empty(world.device)
         self.run_dir = Path(config.run.dir)
         self.store = CheckpointStore(self.run_dir / "checkpoints", config.checkpoint.keep, config.checkpoint.steps)
         self.stop_requested = False
         self.stopping = False
-        self.grad_norm = 0.0
+        self.rank_loss = torch.zeros((), dtype=torch.float64, device=world.device)
+        self._norm: Any = 0.0
         self.own_seconds = 0.0
         self.extra_metrics: dict[str, float | None] = {}
         self.norm_from_engine = resolve_stage(config) > 0 or engine.bfloat16_enabled()
@@ -93,6 +106,16 @@ class Trainer:
         return learning_rate(self.config.train, self.progress.step, self.done)
 
     @property
+    def grad_norm(self) -> float:
+        """Global gradient norm of the last update, before clipping. On a GPU, reading it waits for the device."""
+        return float(self._norm)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps of the whole run that the guard skipped; on a GPU, those up to the last step but one."""
+        return 0 if self._skips is None else self._skips.num_skipped
+
+    @property
     def finished(self) -> bool:
         return self.done >= 1
 
@@ -100,7 +123,7 @@ class Trainer:
         """Train; returns `finished`, or `stopped` after a signal.
 
         Raises:
-            FloatingPointError: the gradient norm is not finite.
+            FloatingPointError: the guard skipped too many steps; without it, the gradient norm is not finite.
         """
         outcome = "failed"
         try:
@@ -142,25 +165,17 @@ class Trainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.engine.train()
-        norm = 0.0
         micro_batches = self._split(batch)
+        sums = torch.zeros(2, len(LOSS_PARTS), dtype=torch.float64, device=self.world.device)
         for index, micro_batch in enumerate(micro_batches):
             out = self.engine(**micro_batch, num_items_in_batch=max(1.0, supervised), use_cache=False)
-            self.window.loss_sums += out.loss_sums
-            self.window.loss_counts += out.loss_counts
+            sums += torch.stack([out.loss_sums, out.loss_counts])
             self.engine.backward(out.loss * self.world.size, scale_wrt_gas=False)
-            if index == len(micro_batches) - 1 and not self.norm_from_engine:
-                # Without ZeRO, DeepSpeed clips but does not tell the norm; the gradients are averaged by now.
-                grads = [item.grad for item in self.engine.module.parameters() if item.grad is not None]
-                norm = float(torch.nn.utils.get_total_norm(grads))
+            if index == len(micro_batches) - 1:
+                self._before_update(sums[0].sum() / max(1.0, supervised))
             self.engine.step()
-        self.grad_norm = float(self.engine.get_global_grad_norm()) if self.norm_from_engine else norm
-        if not math.isfinite(self.grad_norm):
-            newest = self.store.newest()
-            raise FloatingPointError(
-                f"the gradient norm is {self.grad_norm} in step {self.progress.step + 1}; the newest checkpoint is "
-                f"{newest.path.name if newest else 'none'}. Lower train.lr or train.clip, or raise train.warmup_steps"
-            )
+        self.rank_loss = sums[0].sum() / sums[1].sum().clamp(min=1.0)
+        self._after_update(sums)
 
         took = time.perf_counter() - started
         self.progress.step += 1
@@ -171,6 +186,35 @@ class Trainer:
         self.window.seconds += took
         self.window.wait += waited
         self.window.steps += 1
+
+    def _before_update(self, loss: torch.Tensor) -> None:
+        """loss: this rank's part of the step's loss."""
+        if not self.norm_from_engine:
+            # Without ZeRO, DeepSpeed clips but does not tell the norm; the gradients are averaged by now.
+            grads = [item.grad for item in self.engine.module.parameters() if item.grad is not None]
+            self._norm = torch.nn.utils.get_total_norm(grads)
+        if self.guard is not None:
+            norm = self._norm
+            # DeepSpeed's wrappers know the norm once they call the optimiser; the engine copies it only after the step.
+            self.guard.open(loss, lambda: self.engine.optimizer._global_grad_norm if self.norm_from_engine else norm)
+
+    def _after_update(self, sums: torch.Tensor) -> None:
+        """sums: this rank's loss sums and counts of the step, (2, 3)."""
+        if self.guard is not None:
+            sums = sums.masked_fill(self.guard.verdict()[0].bool(), 0.0)
+            self._norm = self.guard.grad_norm
+        else:
+            if self.norm_from_engine:
+                self._norm = self.engine.get_global_grad_norm()
+            if not math.isfinite(self.grad_norm):
+                newest = self.store.newest()
+                raise FloatingPointError(
+                    f"the gradient norm is {self.grad_norm} in step {self.progress.step + 1}; the newest checkpoint "
+                    f"is {newest.path.name if newest else 'none'}. Lower train.lr or train.clip, raise "
+                    "train.warmup_steps, or set guard.enabled=true"
+                )
+        self.window.loss_sums += sums[0]
+        self.window.loss_counts += sums[1]
 
     def _split(self, batch: dict[str, np.ndarray]) -> list[dict[str, torch.Tensor]]:
         rows = self.config.rows_per_micro_batch(self.world.size)

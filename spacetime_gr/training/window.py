@@ -14,6 +14,7 @@ class Window:
 
     Args:
         loss_sums, loss_counts: cross-entropy in nats and supervised tokens by type, float64 of shape (3,).
+            Steps that the guard skipped are not in them.
         tokens: tokens without padding.
         seconds: time inside steps; `wait`: the part of it spent waiting for the stream.
         steps: optimiser steps.

@@ -8,6 +8,7 @@ from spacetime_gr.training.callbacks.export import Export
 from spacetime_gr.training.callbacks.jsonl import JsonLines
 from spacetime_gr.training.callbacks.metrics import Metrics
 from spacetime_gr.training.callbacks.signals import StopSignals
+from spacetime_gr.training.callbacks.skipped_steps import SkippedSteps
 from spacetime_gr.training.callbacks.wandb import Wandb
 from spacetime_gr.training.callbacks.watchdog import Watchdog
 
@@ -19,6 +20,7 @@ __all__ = [
     "Export",
     "JsonLines",
     "Metrics",
+    "SkippedSteps",
     "StopSignals",
     "Wandb",
     "Watchdog",

@@ -41,7 +41,8 @@ class Console(Callback):
     def on_log(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         prefix = "stream/"
         self.counts = {key[len(prefix) :]: int(value) for key, value in record.items() if key.startswith(prefix)}
-        text = f"loss {record['loss']:.4f}  {record['tokens_per_second']:,.0f} tok/s"
+        loss = "-" if record["loss"] is None else f"{record['loss']:.4f}"  # every step since the last line was skipped
+        text = f"loss {loss}  {record['tokens_per_second']:,.0f} tok/s"
         if "eval_loss" in record:
             text += f"  eval {record['eval_loss']:.4f}"
         if self.bar is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from spacetime_gr.training.callbacks.base import Callback
@@ -18,15 +19,8 @@ class JsonLines(Callback):
         self.file: TextIO | None = None
 
     def on_start(self, trainer: "Trainer") -> None:
-        if not self.is_main:
-            return
-        path = trainer.run_dir / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= trainer.progress.step]
-        partial = path.with_suffix(".jsonl.partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
-        self.file = path.open("a", encoding="utf-8")
+        if self.is_main:
+            self.file = open_after(trainer.run_dir / "metrics.jsonl", trainer.progress.step)
 
     def on_log(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         if self.file is not None:
@@ -36,6 +30,16 @@ class JsonLines(Callback):
     def close(self, outcome: str) -> None:
         if self.file is not None:
             self.file.close()
+
+
+def open_after(path: Path, step: int) -> TextIO:
+    """A file of objects with a `step`, open for appending, without its lines of later steps."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if _step_of(line) <= step]
+    partial = path.with_suffix(".jsonl.partial")
+    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(partial, path)
+    return path.open("a", encoding="utf-8")
 
 
 def _step_of(line: str) -> float:

@@ -40,6 +40,7 @@ class Metrics(Callback):
             "tokens": int(trainer.progress.tokens),
             **mean_losses(values[:parts], values[parts : 2 * parts]),
             "grad_norm": trainer.grad_norm,
+            "skipped_steps": trainer.skipped_steps,
             "lr": trainer.engine.optimizer.param_groups[0]["lr"],
             "tokens_per_second": per_second,
             "tokens_per_second_per_device": per_second / size,

@@ -101,6 +101,26 @@ def test_global_batch_does_not_depend_on_world_size_or_workers(folder: Path, wor
     assert streams[0].multi_mode_share == streams[1].multi_mode_share
 
 
+def test_the_place_of_a_row_leads_back_to_it(folder: Path) -> None:
+    curriculum = {"schedule": "constant", "final_share": 0.5}
+    streams = [open_stream(folder, num_workers=2, curriculum=curriculum, rank=rank, world_size=2) for rank in range(2)]
+    assert streams[0].last_rows == []
+    views = set()
+    for number in range(8):
+        batches = [next(stream) for stream in streams]
+        places = [place for stream in streams for place in stream.last_rows]
+        rows = np.concatenate([batch["input_ids"] for batch in batches])
+        assert [(place.lane, place.row) for place in places] == [(lane, number) for lane in range(len(rows))]
+        for place, row in zip(places, rows, strict=True):
+            made = streams[0].makers[0].make(place.view, place.epoch, place.unit)
+            batch = made.new_batch(1)
+            made.write(place.row_in_unit, batch, 0)
+            assert np.array_equal(batch["input_ids"].reshape(-1), row)
+            assert place.corpus == str(folder)
+            views.add(place.view)
+    assert views == {"multi", "single"}
+
+
 def test_saving_the_state_says_what_was_yielded_only(folder: Path) -> None:
     plain, threaded = open_stream(folder), open_stream(folder, num_workers=3)
     for _ in range(15):

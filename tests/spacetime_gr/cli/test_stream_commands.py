@@ -63,6 +63,19 @@ def test_inspect_shows_the_rows_of_a_lane(city: Path, config: Path) -> None:
     assert all("*" in line[0] for line in hidden)
 
 
+def test_without_a_folder_the_rows_are_those_of_the_run(city: Path, config: Path, tmp_path: Path) -> None:
+    other = write_city(tmp_path / "other", num_users=40)
+    over = tmp_path / "over.yaml"
+    over.write_text(f"data: {{path: [{city}, {other}]}}\n")
+    shown = ["--inspect", "--lane", 1, "--num-rows", 6, "--config", config]
+    alone, both = (invoke(stream, *arguments) for arguments in (shown, [*shown, "--config", over]))
+    assert alone == invoke(stream, city, *shown)
+    assert "lane 1, row 5" in both
+    assert both != alone
+    with pytest.raises(ValueError, match="nothing to read: give a prepared folder"):
+        invoke(stream, "--inspect")
+
+
 @pytest.mark.parametrize("name", ["a: b", "[1, 2]", "caf\u00e9 #3 \U0001f600"])
 def test_a_folder_of_any_name_is_read(city: Path, config: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to(city)

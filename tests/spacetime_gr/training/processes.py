@@ -34,19 +34,6 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     }
 
 
-def start_ranks(command: list[str], world_size: int, log_folder: Path) -> list[subprocess.Popen]:
-    """One process per rank; output goes to `log_folder/rank-N.log`."""
-    port = free_port()
-    processes = []
-    for rank in range(world_size):
-        env = {**os.environ, **rank_environment(rank, world_size, port)}
-        with (log_folder / f"rank-{rank}.log").open("a") as log:
-            processes.append(
-                subprocess.Popen([sys.executable, *command], env=env, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-            )
-    return processes
-
-
 class Rank:
     """A process of the rank server, with the methods of Popen that tests need."""
 
@@ -74,7 +61,7 @@ class Rank:
 
 
 class RankServer:
-    """Starts ranks as `start_ranks` does, but forked from a process that has imported everything (rank_server.py)."""
+    """Starts one process per rank, forked from a process that has imported everything (rank_server.py)."""
 
     def __init__(self, folder: Path) -> None:
         self.exits = folder / "exits"
