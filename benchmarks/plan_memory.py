@@ -9,6 +9,7 @@ out.
 """
 
 import argparse
+import gc
 import json
 import os
 import socket
@@ -131,6 +132,7 @@ def train_case(case: dict[str, Any], world: Any) -> dict[str, Any]:
     rows = config.data.num_lanes // world.size
     batch = synthetic_rows(sizes, rows, config.data.row_length, config.data.row_length, share, seed=world.rank)
     torch.manual_seed(0)
+    gc.collect()  # what an earlier case left would be seen as freed memory of this one
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model = SpacetimeGRForCausalLM(sizes)
         if config.train.gradient_checkpointing:
@@ -140,6 +142,7 @@ def train_case(case: dict[str, Any], world: Any) -> dict[str, Any]:
         for step in range(STEPS):
             with record_function(f"step {step}"):
                 trainer.train_step(batches)
+    del model, trainer, batches
     events = profiler.profiler.kineto_results.events()
     peak = highest(events)
     if "DEBUG_PEAK" in os.environ:
@@ -203,6 +206,8 @@ def launch(names: list[str], ranks: int, folder: Path) -> dict[str, dict[str, An
         with (folder / f"{rank}.log").open("w") as log:
             processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT))
     codes = [process.wait() for process in processes]
+    if "DEBUG_PEAK" in os.environ:
+        Path("/tmp/C_dbg2.log").write_text((folder / "0.log").read_text())
     if any(codes):
         raise SystemExit((folder / "0.log").read_text()[-4000:])
     found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]

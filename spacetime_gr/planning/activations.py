@@ -74,7 +74,7 @@ def layer_bytes(config: SpacetimeGRConfig, batch: MicroBatch) -> float:
     masked = batch.attention in ("sdpa", "eager")
     numbers += width * (2 * queries + 2 * (queries if masked else keys))
     if batch.attention == "eager":
-        numbers += heads * batch.length * (2 * width + _FULL)  # scores, softmax in float32 and its cast
+        numbers += heads * batch.length * (_FULL + (width if width < _FULL else 0))  # softmax in float32, and its cast
     else:
         numbers += heads * _FULL + (batch.length * width if masked else 0)
     return batch.tokens * numbers

@@ -7,7 +7,7 @@ DeepSpeed 0.19 allocates. `docs/plan.md` states the formulae and how far they we
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -18,6 +18,7 @@ from spacetime_gr.planning.activations import MicroBatch, activations
 _FULL = 4  # bytes of a float32
 # Bytes that DeepSpeed 0.19 sends at once where there is no ZeRO (MEMORY_OPT_ALLREDUCE_SIZE), in numbers.
 _STAGE_0_BUCKET = 500_000_000
+_OFFLOADS = {"param": "all", "optimizer": "optimizer"}  # what DeepSpeed calls them, and `deepspeed.offload`
 COMPONENTS = (
     *("weights", "gradients", "optimizer states", "master weights", "activations", "loss chunk", "place tables"),
     *("communication", "step temporaries", "allowance"),
@@ -46,8 +47,7 @@ class Inventory:
         config: Any = model.config
         sizes = tuple(tuple(parameter.numel() for parameter in group["params"]) for group in groups)
         buffers = sum(buffer.nbytes for buffer in model.buffers())
-        kept_features = config.num_blocks * config.spatial_features * model.dtype.itemsize
-        return cls(config, sizes, config.vocab_size * config.hidden_size, buffers + kept_features)
+        return cls(config, sizes, config.vocab_size * config.hidden_size, buffers)
 
     @property
     def total(self) -> int:
@@ -66,27 +66,39 @@ class Zero:
     offload: str
     reduce_bucket: int
     allgather_bucket: int
-    overlap: bool
+    overlap_comm: bool | None
     persistence_threshold: int
     prefetch_bucket: int
     reuse_distance: int
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any], offload: str) -> "Zero":
+    def from_settings(cls, settings: dict[str, Any]) -> "Zero":
         """From what `deepspeed_settings` gives; sizes that are not set are DeepSpeed's defaults."""
         zero = settings["zero_optimization"]
-        stage = zero["stage"]
-        overlap = zero.get("overlap_comm")
+        devices = {part: zero.get(f"offload_{part}", {}).get("device", "none") for part in ("param", "optimizer")}
+        offload = next((name for part, name in _OFFLOADS.items() if devices[part] != "none"), "none")
         return cls(
-            stage=stage,
+            stage=zero["stage"],
             offload=offload,
             reduce_bucket=int(zero.get("reduce_bucket_size", 5e8)),
             allgather_bucket=int(zero.get("allgather_bucket_size", 5e8)),
-            overlap=stage == 3 if overlap is None else overlap,
+            overlap_comm=zero.get("overlap_comm"),
             persistence_threshold=int(zero.get("stage3_param_persistence_threshold", 1e5)),
             prefetch_bucket=int(zero.get("stage3_prefetch_bucket_size", 5e7)),
             reuse_distance=int(zero.get("stage3_max_reuse_distance", 1e9)),
         )
+
+    @property
+    def overlap(self) -> bool:
+        """Whether communication goes on beside backward; DeepSpeed's default depends on the stage."""
+        return self.stage == 3 if self.overlap_comm is None else self.overlap_comm
+
+
+class Allowance(NamedTuple):
+    """For what is not modelled: bytes of the device's context and its libraries, and a share for fragmentation."""
+
+    fixed: float = 0.0
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -121,8 +133,8 @@ def plan_memory(
     batch: MicroBatch,
     world_size: int,
     accumulation: int,
-    on_gpu: bool = True,
-    allowance: float = 0.0,
+    on_gpu: bool,
+    allowance: Allowance,
 ) -> MemoryPlan:
     """Memory of one device of `world_size`.
 
@@ -130,7 +142,7 @@ def plan_memory(
         accumulation: micro-batches of a step; of several, the gradients of earlier ones are held beside a later one's
             activations.
         on_gpu: AdamW is fused there; on a CPU it makes two temporaries of a parameter's size.
-        allowance: bytes for what is not modelled: context of the device, libraries, fragmentation.
+        allowance: for what is not modelled.
     """
     width, config = batch.width, inventory.config
     share, table = _Share.of(inventory, zero, world_size), inventory.table * width
@@ -142,8 +154,8 @@ def plan_memory(
         "gradients": share.lasting_gradients * width if not offloaded else 0.0,
         "optimizer states": 2.0 * _FULL * share.states if not offloaded else 0.0,
         "master weights": masters if not offloaded else 0.0,
-        "place tables": inventory.places,
-        "allowance": allowance,
+        # With the spatial features of all blocks, which `PlaceTable` keeps.
+        "place tables": inventory.places + config.num_blocks * config.spatial_features * config.use_user_block * width,
     }
     host = 0.0
     if offloaded:  # states, masters, float32 gradients, and a buffer on the way to the device
@@ -151,11 +163,13 @@ def plan_memory(
 
     def phase(**held: float) -> dict[str, float]:
         more = {name.replace("_", " "): size for name, size in held.items()}
-        return {name: lasting.get(name, 0.0) + more.get(name, 0.0) for name in COMPONENTS}
+        parts = {name: lasting.get(name, 0.0) + more.get(name, 0.0) for name in COMPONENTS}
+        return parts | {"allowance": allowance.fixed + allowance.share * sum(parts.values())}
 
     gathered = share.gathered * width
     earlier = share.between * width if accumulation > 1 and not offloaded else 0.0
     buckets = share.buckets * width
+    added = 1 if config.tie_word_embeddings or config.use_user_block else 0
     phases = {
         "forward": phase(
             weights=gathered, gradients=earlier, activations=kept.body + kept.heads, loss_chunk=kept.chunk_forward
@@ -167,14 +181,18 @@ def plan_memory(
             loss_chunk=kept.chunk_backward,
             communication=buckets,
         ),
-        # The token table is read twice (tokens, and where persons stand): one gradient is being added to another.
+        # A look-up's gradient of the token table is being added to the head's, or to that of the other look-up.
         "backward of the embeddings": phase(
             weights=gathered,
-            gradients=max(earlier, share.backward * width) + (1 + config.use_user_block) * table,
+            gradients=max(earlier, share.backward * width) + added * table,
             communication=buckets,
         ),
         "reduction": phase(
             weights=gathered, gradients=share.reduced * width, communication=buckets + share.copied * width
+        ),
+        # DeepSpeed takes the norm of each averaged gradient in float64.
+        "gradient norm": phase(
+            gradients=share.between * width, step_temporaries=2 * _FULL * share.largest if zero.stage else 0.0
         ),
         "optimizer step": _step(phase, inventory, share, zero, width, on_gpu),
         "gathering of weights": phase(communication=share.regathered * width),
@@ -212,8 +230,8 @@ class _Share:
 
     `weights`, `states` and `lasting_gradients` last; `by_group` splits the states by optimiser group; `gathered` are
     weights of others under stage 3; `backward` gradients at the end of backward, `between` those after it, `reduced` at
-    the fullest moment of their reduction; `buckets` wait for it, `copied` is a bucket's copy on the way; `regathered`
-    the buffer in which updated weights arrive.
+    the fullest moment of their reduction; `buckets` wait for it, `copied` is a bucket's copy on the way; `largest` is
+    the largest averaged gradient; `regathered` the buffer in which updated weights arrive.
     """
 
     weights: float
@@ -226,6 +244,7 @@ class _Share:
     reduced: float
     buckets: float
     copied: float
+    largest: float
     regathered: float
 
     @classmethod
@@ -233,22 +252,24 @@ class _Share:
         total, largest = inventory.total, inventory.largest
         if zero.stage == 0:
             bucket = min(total, max(_STAGE_0_BUCKET, largest))
-            return cls(total, total, 0, (total,), 0, total, total, total, 0, bucket, 0)
+            return cls(total, total, 0, (total,), 0, total, total, total, 0, bucket, largest, 0)
         by_group = tuple(math.ceil(sum(group) / world_size) for group in inventory.groups)
         states, bucket = sum(by_group), zero.reduce_bucket
-        copied = max(min(bucket, total), largest)
+        copied = min(bucket, total)  # a parameter larger than a bucket goes without
         if zero.stage == 3:
             small = sum(size for group in inventory.groups for size in group if size <= zero.persistence_threshold)
             # Weights that are wanted again soon stay: at the end of forward, those of the last modules.
             window = zero.reuse_distance / 2 + zero.prefetch_bucket + inventory.table
-            gathered = min(total, max(small, small + window))
-            return cls(states, states, states, by_group, gathered, 0, 0, largest, bucket, copied, 0)
+            gathered = min(total, small + window) if world_size > 1 else 0
+            part = math.ceil(largest / world_size)
+            return cls(states, states, states, by_group, gathered, 0, 0, largest, bucket, copied, part, 0)
         own = sum(_touched(group, size, world_size) for group, size in zip(inventory.groups, by_group, strict=True))
         buckets = bucket * (2 if zero.overlap else 1)
         regathered = min(max(by_group) * world_size, zero.allgather_bucket)
+        part = min(largest, max(by_group))
         if zero.stage == 1:
-            return cls(total, states, 0, by_group, 0, total, own, total + own, buckets, copied, regathered)
-        return cls(total, states, 0, by_group, 0, own, own, own + largest, buckets, copied, regathered)
+            return cls(total, states, 0, by_group, 0, total, own, total + own, buckets, copied, part, regathered)
+        return cls(total, states, 0, by_group, 0, own, own, own + largest, buckets, copied, part, regathered)
 
 
 def _touched(group: Sequence[int], partition: int, world_size: int) -> int:

@@ -6,10 +6,12 @@ import torch
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.planning.activations import MicroBatch
-from spacetime_gr.planning.memory import Inventory, MemoryPlan, Zero, plan_memory
+from spacetime_gr.planning.memory import Allowance, Inventory, MemoryPlan, Zero, plan_memory
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.engine import deepspeed_settings, parameter_groups
 from spacetime_gr.training.flops import BatchCounts, ParameterCounts, RowShape, count_parameters
+
+NO_ALLOWANCE = Allowance()
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,11 @@ class Run:
         lanes, length = config.data.num_lanes, config.data.row_length
         return RowShape(lanes, length, rows, config.train.gradient_checkpointing, self.attention)
 
-    def zero(self, stage: int | None = None, offload: str | None = None) -> Zero:
-        """The configured ZeRO stage and offload with DeepSpeed's buffers, or another stage with the same buffers."""
-        settings = deepspeed_settings(self.config, self.world_size, self.precision)
-        zero = settings["zero_optimization"]
-        stage = zero["stage"] if stage is None else stage
-        offload = self.config.deepspeed.offload if offload is None else offload
-        return Zero.from_settings({**settings, "zero_optimization": {**zero, "stage": stage}}, offload)
+    def zero(self) -> Zero:
+        """The configured ZeRO stage and offload, with DeepSpeed's buffers."""
+        return Zero.from_settings(deepspeed_settings(self.config, self.world_size, self.precision))
 
-    def memory(self, zero: Zero, on_gpu: bool = True, allowance: float = 0.0) -> MemoryPlan:
+    def memory(self, zero: Zero, on_gpu: bool = True, allowance: Allowance = NO_ALLOWANCE) -> MemoryPlan:
         """Memory of one device."""
         accumulation = self.config.train.gradient_accumulation
         batch = self.micro_batch()

@@ -160,7 +160,7 @@ def build_engine(model: nn.Module, config: PretrainConfig, world: World, univers
     settings = deepspeed_settings(config, world.size, precision)
     if universal:
         settings["checkpoint"] = {**settings.get("checkpoint", {}), "load_universal": True}
-    on_gpu = world.device.type == "cuda" and config.deepspeed.offload == "none"
+    on_gpu = world.device.type == "cuda" and "offload_optimizer" not in settings["zero_optimization"]
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config),
         lr=config.train.lr,
