@@ -142,6 +142,7 @@ def train_case(case: dict[str, Any], world: Any) -> dict[str, Any]:
         for step in range(STEPS):
             with record_function(f"step {step}"):
                 trainer.train_step(batches)
+    trainer.engine.destroy()
     del model, trainer, batches
     events = profiler.profiler.kineto_results.events()
     peak = highest(events)
