@@ -48,9 +48,11 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes: of the decoder, of the heads until backward, and of a chunk's scores in forward and in backward."""
+    """Bytes: of the decoder; of one layer that is computed again; of the heads until backward; and of a chunk's scores
+    in forward and in backward."""
 
     body: float
+    recomputed: float
     heads: float
     chunk_forward: float
     chunk_backward: float
@@ -64,6 +66,7 @@ def layer_bytes(config: SpacetimeGRConfig, batch: MicroBatch) -> float:
     float32 normaliser a head. With a mask (`sdpa`), keys and values of grouped heads are repeated and the mask is kept
     as numbers.
     """
+    assert config.head_dim and config.num_key_value_heads and config.intermediate_size  # filled by the configuration
     width, hidden, inner = batch.width, config.hidden_size, config.intermediate_size
     heads, grouped = config.num_attention_heads, config.num_key_value_heads
     queries, keys = heads * config.head_dim, grouped * config.head_dim
@@ -86,7 +89,7 @@ def activations(config: SpacetimeGRConfig, batch: MicroBatch) -> Activations:
     layer = layer_bytes(config, batch)
     kept = width * tokens * hidden
     layers = config.num_hidden_layers
-    body = layers * kept + layer if batch.checkpointing else layers * layer
+    body, recomputed = (layers * kept, layer) if batch.checkpointing else (layers * layer, 0.0)
     body += tokens * hidden * (_FULL + width)  # the last norm
     body += kept * (1 + config.use_user_block)  # hidden states, and the embedded place of the person
     body += kept * 2 * (config.hidden_dropout > 0)  # masks of the two dropouts
@@ -109,8 +112,8 @@ def activations(config: SpacetimeGRConfig, batch: MicroBatch) -> Activations:
     residual = width * blocks
     cast = residual if width < _FULL else 0.0
     if single:
-        return Activations(body, heads + residual, _FULL * blocks, 0.0)
-    return Activations(body, heads, _FULL * blocks + cast, _FULL * blocks + cast)
+        return Activations(body, recomputed, heads + residual, _FULL * blocks, 0.0)
+    return Activations(body, recomputed, heads, _FULL * blocks + cast, _FULL * blocks + cast)
 
 
 def _inner_bytes(config: SpacetimeGRConfig, batch: MicroBatch) -> float:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from spacetime_gr.planning.memory import Allowance, MemoryPlan, Zero
+from spacetime_gr.planning.memory import Allowance, MemoryPlan
 from spacetime_gr.planning.roofline import Assumptions, Cluster, StepTime, step_time
 from spacetime_gr.planning.run import Run
+from spacetime_gr.planning.sharing import Zero
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.flops import model_flops, total_work
 

@@ -7,8 +7,8 @@ cluster. Latency of messages, stragglers, waiting for data and checkpoints are l
 from dataclasses import dataclass
 
 from spacetime_gr.planning.devices import Device
-from spacetime_gr.planning.memory import Zero
 from spacetime_gr.planning.run import Run
+from spacetime_gr.planning.sharing import Zero
 from spacetime_gr.training.flops import executed_flops, model_flops, total_work
 
 

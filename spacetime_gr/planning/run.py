@@ -6,7 +6,8 @@ import torch
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.planning.activations import MicroBatch
-from spacetime_gr.planning.memory import Allowance, Inventory, MemoryPlan, Zero, plan_memory
+from spacetime_gr.planning.memory import Allowance, MemoryPlan, plan_memory
+from spacetime_gr.planning.sharing import Inventory, Zero
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.engine import deepspeed_settings, parameter_groups
 from spacetime_gr.training.flops import BatchCounts, ParameterCounts, RowShape, count_parameters

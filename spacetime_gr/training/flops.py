@@ -169,6 +169,7 @@ def executed_flops(config: SpacetimeGRConfig, counts: BatchCounts, shape: RowSha
         repeated["attention"] += parts["attention"].forward / 2
     if shape.checkpointing:
         # A layer is computed again up to the input of its last product, which is all that backward asks for.
+        assert config.intermediate_size is not None  # filled by the configuration
         last = 2 * tokens * config.intermediate_size * config.hidden_size * config.num_hidden_layers
         repeated["layers"] += parts["layers"].forward - last
         repeated["attention"] += parts["attention"].forward
@@ -190,6 +191,7 @@ def total_work(parts: dict[str, Work]) -> Work:
 def _products(config: SpacetimeGRConfig, sizes: _Sizes) -> dict[str, Work]:
     """Work of so many rows, by part, without repetitions."""
     width, inner = config.hidden_size, config.num_inner
+    assert config.head_dim and config.num_key_value_heads and config.intermediate_size  # filled by the configuration
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     layer = 2 * width * queries + 2 * width * keys + 3 * width * config.intermediate_size  # weights
     block_rows, inner_rows, action_rows = sizes.supervised

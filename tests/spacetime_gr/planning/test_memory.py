@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from spacetime_gr.planning.memory import Allowance, _touched
+from spacetime_gr.planning.memory import Allowance
+from spacetime_gr.planning.sharing import _touched
 from tests.spacetime_gr.planning.plans import at_stage, make_run
 
 FORWARD, STEP = "forward", "optimizer step"

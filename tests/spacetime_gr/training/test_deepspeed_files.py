@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spacetime_gr.planning.memory import Zero
+from spacetime_gr.planning.sharing import Zero
 from spacetime_gr.training.engine import deepspeed_settings, resolve_stage
 from spacetime_gr.training.loading import ROOT, load_config
 from tests.spacetime_gr.training.processes import start_ranks, wait_ranks
