@@ -142,12 +142,14 @@ def train_case(case: dict[str, Any], world: Any) -> dict[str, Any]:
         for step in range(STEPS):
             with record_function(f"step {step}"):
                 trainer.train_step(batches)
-    trainer.engine.destroy()
-    del model, trainer, batches
     events = profiler.profiler.kineto_results.events()
     peak = highest(events)
+    print("PEAK", peak / 1e6, case, flush=True)
     if "DEBUG_PEAK" in os.environ:
         debug(events)
+        live(profiler)
+    trainer.engine.destroy()
+    del model, trainer, batches
     plan = Run.of(config, sizes, world.size, "fp32", share)
     memory = plan.memory(plan.zero(), on_gpu=False)
     return {
@@ -169,6 +171,32 @@ def highest(events: list[Any]) -> int:
         if moment >= begun:
             most = max(most, held)
     return most
+
+
+def live(profiler):
+    tree = profiler.profiler.kineto_results.experimental_event_tree()
+    out = []
+    stack = [(e, None) for e in tree]
+    while stack:
+        e, parent = stack.pop()
+        typed = e.typed
+        if "Allocation" in str(typed[0]):
+            chain, p = [], e.parent
+            while p is not None and len(chain) < 6:
+                chain.append(p.name); p = p.parent
+            out.append((e.start_time_ns, typed[1].ptr, typed[1].alloc_size, chain))
+        stack += [(c, e) for c in e.children]
+    out.sort(key=lambda o: o[0])
+    held = {}
+    for t, ptr, size, chain in out:
+        if size > 0:
+            held[ptr] = (size, chain)
+        else:
+            held.pop(ptr, None)
+    print("LIVE", sum(v[0] for v in held.values()) / 1e6)
+    for size, chain in sorted(held.values(), key=lambda v: -v[0]):
+        if size > 2e6:
+            print("LIVE", round(size / 1e6, 1), chain)
 
 
 def debug(events):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.modules.places import NUM_POPULARITY_BUCKETS
 from spacetime_gr.modules.return_explore import NUM_RELATIONS
+from spacetime_gr.training.flops import decoder_widths
 from spacetime_gr.vocabulary import TOKENS_PER_ACTION
 
 _INDEX, _FULL, _MASK = 8, 4, 1  # bytes of an int64, a float32, a bool
@@ -66,10 +67,8 @@ def layer_bytes(config: SpacetimeGRConfig, batch: MicroBatch) -> float:
     float32 normaliser a head. With a mask (`sdpa`), keys and values of grouped heads are repeated and the mask is kept
     as numbers.
     """
-    assert config.head_dim and config.num_key_value_heads and config.intermediate_size  # filled by the configuration
-    width, hidden, inner = batch.width, config.hidden_size, config.intermediate_size
-    heads, grouped = config.num_attention_heads, config.num_key_value_heads
-    queries, keys = heads * config.head_dim, grouped * config.head_dim
+    width, hidden, heads = batch.width, config.hidden_size, config.num_attention_heads
+    queries, keys, inner = decoder_widths(config)
     norm = _FULL + width  # a number before and after normalisation
     numbers = 2 * hidden * (norm + width) + 4 * inner * width
     if config.backbone == "qwen3":

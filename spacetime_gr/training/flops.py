@@ -169,8 +169,7 @@ def executed_flops(config: SpacetimeGRConfig, counts: BatchCounts, shape: RowSha
         repeated["attention"] += parts["attention"].forward / 2
     if shape.checkpointing:
         # A layer is computed again up to the input of its last product, which is all that backward asks for.
-        assert config.intermediate_size is not None  # filled by the configuration
-        last = 2 * tokens * config.intermediate_size * config.hidden_size * config.num_hidden_layers
+        last = 2 * tokens * decoder_widths(config)[2] * config.hidden_size * config.num_hidden_layers
         repeated["layers"] += parts["layers"].forward - last
         repeated["attention"] += parts["attention"].forward
     if counts.supervised[0] * shape.rows_at_once > config.loss_chunk_size * shape.rows:
@@ -182,6 +181,15 @@ def executed_flops(config: SpacetimeGRConfig, counts: BatchCounts, shape: RowSha
     return {name: Work(work.forward, work.backward, repeated[name]) for name, work in parts.items()}
 
 
+def decoder_widths(config: SpacetimeGRConfig) -> tuple[int, int, int]:
+    """Widths of a decoder layer: all query heads, all key-value heads, between the linear maps of the MLP."""
+    assert config.head_dim is not None  # filled by the configuration, as the other two
+    assert config.num_key_value_heads is not None
+    assert config.intermediate_size is not None
+    heads, grouped = config.num_attention_heads, config.num_key_value_heads
+    return heads * config.head_dim, grouped * config.head_dim, config.intermediate_size
+
+
 def total_work(parts: dict[str, Work]) -> Work:
     """Sum of the parts."""
     works = parts.values()
@@ -191,9 +199,8 @@ def total_work(parts: dict[str, Work]) -> Work:
 def _products(config: SpacetimeGRConfig, sizes: _Sizes) -> dict[str, Work]:
     """Work of so many rows, by part, without repetitions."""
     width, inner = config.hidden_size, config.num_inner
-    assert config.head_dim and config.num_key_value_heads and config.intermediate_size  # filled by the configuration
-    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    layer = 2 * width * queries + 2 * width * keys + 3 * width * config.intermediate_size  # weights
+    queries, keys, between = decoder_widths(config)
+    layer = width * (2 * queries + 2 * keys + 3 * between)  # weights
     block_rows, inner_rows, action_rows = sizes.supervised
     vectors = config.poi_embedding_size
     side = sizes.users * width * width * config.use_user_block
