@@ -109,9 +109,7 @@ def _print(report: Report, gpu: str, console: Console) -> None:
         table.add_row("days", *(_number(report.days(option) or 0.0) for option in report.options))
     console.print(table)
     if report.cheapest is None:
-        console.print("[bold red]nothing fits[/]")
-        for remedy in report.remedies:
-            console.print(remedy, highlight=False, markup=False)
+        console.print(f"[bold red]nothing fits:[/] {report.remedy}", highlight=False)
         return
     _conclude(report, report.cheapest, console)
 

@@ -80,6 +80,7 @@ def plan_memory(
         "master weights": masters if not offloaded else 0.0,
         # With the spatial features of all blocks, which `PlaceTable` keeps.
         "place tables": inventory.places + config.num_blocks * config.spatial_features * config.use_user_block * width,
+        "communication": share.lasting_bucket * width,
     }
     host = 0.0
     if offloaded:  # states, masters, float32 gradients, and a buffer on the way to the device

@@ -8,7 +8,6 @@ from spacetime_gr.planning.memory import Allowance, MemoryPlan
 from spacetime_gr.planning.roofline import Assumptions, Cluster, StepTime, step_time
 from spacetime_gr.planning.run import Run
 from spacetime_gr.planning.sharing import Zero
-from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.flops import model_flops, total_work
 
 # Context of CUDA, NCCL's channels and cuBLAS's workspaces; and what the caching allocator cannot use.
@@ -42,7 +41,7 @@ class Report:
     cluster: Cluster
     options: tuple[Option, ...]
     tokens: float | None
-    remedies: tuple[str, ...]
+    remedy: str | None
 
     @property
     def cheapest(self) -> Option | None:
@@ -96,7 +95,7 @@ class Report:
                 for option in self.options
             ],
             "cheapest": None if self.cheapest is None else self.cheapest.name,
-            "remedies": list(self.remedies),
+            "remedy": self.remedy,
         }
 
 
@@ -116,7 +115,7 @@ def plan_run(run: Run, cluster: Cluster, assumed: Assumptions, tokens: float | N
         tokens = min(limits, default=None)
     options = tuple(_options(run, cluster, assumed))
     fits = any(option.fits for option in options)
-    return Report(run, cluster, options, tokens, () if fits else tuple(_remedies(run, cluster, assumed)))
+    return Report(run, cluster, options, tokens, None if fits else _remedy(run, cluster, assumed))
 
 
 def _options(run: Run, cluster: Cluster, assumed: Assumptions) -> Iterator[Option]:
@@ -127,36 +126,19 @@ def _options(run: Run, cluster: Cluster, assumed: Assumptions) -> Iterator[Optio
         yield Option(zero, memory, memory.total <= cluster.device.memory, step_time(run, zero, cluster, assumed))
 
 
-def _remedies(run: Run, cluster: Cluster, assumed: Assumptions) -> Iterator[str]:
-    """Settings under which something fits: single changes, and both together; else what is left to do."""
-    train, rows = run.config.train, run.config.rows_per_micro_batch(run.world_size)
-    finest = train.gradient_accumulation * rows
-    smaller = [train.gradient_accumulation * parts for parts in range(2, rows + 1) if rows % parts == 0]
-    saved = () if train.gradient_checkpointing else ("train.gradient_checkpointing=true",)
-    found = False
-    for settings in ([f"train.gradient_accumulation={parts}"] for parts in smaller):
-        if (fitting := _fitting(run, cluster, assumed, settings)) is not None:
-            yield f"set {settings[0]}: {fitting}"
-            found = True
-            break
-    for changed in (list(saved), [*saved, f"train.gradient_accumulation={finest}"]):
-        if changed and not found and (fitting := _fitting(run, cluster, assumed, changed)) is not None:
-            yield f"set {' '.join(changed)}: {fitting}"
-            found = True
-    if not found:
-        yield (
-            "no ZeRO stage fits even with one row a micro-batch and checkpointing: take more or larger GPUs, a smaller "
-            "model, a shorter data.row_length, or a lower model.loss_chunk_size"
-        )
-
-
-def _fitting(run: Run, cluster: Cluster, assumed: Assumptions, settings: list[str]) -> str | None:
-    """The first option that fits under changed settings of section train, as text; None if none does."""
-    changes = dict(setting.removeprefix("train.").split("=") for setting in settings)
-    train = run.config.train.model_copy(
-        update={name: value == "true" if value == "true" else int(value) for name, value in changes.items()}
+def _remedy(run: Run, cluster: Cluster, assumed: Assumptions) -> str:
+    """The least change of section train under which something fits; else what is left to do."""
+    accumulation, rows = run.config.train.gradient_accumulation, run.config.rows_per_micro_batch(run.world_size)
+    splits = [{"gradient_accumulation": accumulation * parts} for parts in range(2, rows + 1) if rows % parts == 0]
+    saving = {"gradient_checkpointing": True}
+    for changes in (*splits, saving, *(split | saving for split in splits)):
+        train = run.config.train.model_copy(update=changes)
+        changed = replace(run, config=run.config.model_copy(update={"train": train}))
+        fitting = next((option for option in _options(changed, cluster, assumed) if option.fits), None)
+        if fitting is not None:
+            settings = " ".join(f"train.{name}={str(value).lower()}" for name, value in changes.items())
+            return f"set {settings}: ZeRO stage {fitting.name} then takes {fitting.memory.total / 1e9:.1f} GB"
+    return (
+        "no ZeRO stage fits even with one row a micro-batch and checkpointing: take more or larger GPUs, a smaller "
+        "model, a shorter data.row_length, or a lower model.loss_chunk_size"
     )
-    config: PretrainConfig = run.config.model_copy(update={"train": train})
-    options = _options(replace(run, config=config), cluster, assumed)
-    option = next((option for option in options if option.fits), None)
-    return None if option is None else f"ZeRO stage {option.name} then takes {option.memory.total / 1e9:.1f} GB"

@@ -88,17 +88,19 @@ class Zero:
 class Share:
     """Numbers that one device holds.
 
-    Lasting: `weights`, `states` (of each moment, and of AdamW's copy), `by_group` (states by optimiser group).
-    Gradients: `lasting_gradients`; `accumulated` between micro-batches; `during` backward beside those being made;
-    `backward` at its end; `reduced` at the fullest moment of their reduction; `kept` from there to the step, and of
-    these the `largest`. For a while: `gathered` weights of others under stage 3; `buckets` in which gradients wait,
-    `copied` of one on the way; `regathered`, in which updated weights arrive.
+    Lasting: `weights`, `states` (of each moment, and of AdamW's copy), `by_group` (states by optimiser group),
+    `lasting_gradients` and `lasting_bucket` of stage 3. Gradients for a while: `accumulated` between micro-batches;
+    `during` backward beside those being made; `backward` at its end; `reduced` at the fullest moment of their
+    reduction; `kept` from there to the step, and of these the `largest`. Further: `gathered` weights of others under
+    stage 3; `buckets` in which gradients wait, `copied` of one on the way; `regathered`, in which updated weights
+    arrive.
     """
 
     weights: float
     states: float
     by_group: tuple[float, ...]
     lasting_gradients: float = 0
+    lasting_bucket: float = 0
     accumulated: float = 0
     during: float = 0
     backward: float = 0
@@ -130,7 +132,7 @@ class Share:
             return cls(
                 states, states, by_group, lasting_gradients=states, backward=table, reduced=largest,
                 largest=math.ceil(largest / world_size), gathered=min(total, small + window) * (world_size > 1),
-                buckets=bucket, copied=copied,
+                lasting_bucket=bucket, copied=copied,
             )  # fmt: skip
         own = sum(_touched(group, size, world_size) for group, size in zip(inventory.groups, by_group, strict=True))
         # Stage 1 holds all gradients till the last micro-batch; where it then overlaps nothing, till backward is over.
