@@ -43,13 +43,13 @@ CASES: dict[str, dict[str, Any]] = {
     "activations": {"model": BUSY, "stage": 1, "ranks": 1, "rows": 16, "length": 512},
     "grouped-heads": {
         "model": BUSY | {"num_key_value_heads": 1, "backbone": "llama"},
-        "stage": 1, "ranks": 1, "rows": 16, "length": 512,
+        "stage": 1, "ranks": 1, "rows": 8, "length": 512,
     },
     "checkpointing": {
-        "model": BUSY | {"num_hidden_layers": 12}, "stage": 1, "ranks": 1, "rows": 16, "length": 512,
+        "model": BUSY | {"num_hidden_layers": 12}, "stage": 1, "ranks": 1, "rows": 8, "length": 512,
         "checkpointing": True,
     },
-    "chunks": {"model": SMALL | {"loss_chunk_size": 256}, "stage": 1, "ranks": 1, "rows": 8, "length": 512},
+    "chunks": {"model": SMALL | {"loss_chunk_size": 256}, "stage": 1, "ranks": 1, "rows": 4, "length": 512},
     "one-chunk": {"model": SMALL, "stage": 1, "ranks": 1, "rows": 8, "length": 512},
 }  # fmt: skip
 
@@ -128,9 +128,8 @@ def train_case(case: dict[str, Any], world: Any) -> dict[str, Any]:
     config = PretrainConfig.model_validate(settings(case))
     sizes = SpacetimeGRConfig(**case["model"])
     sizes._attn_implementation = "sdpa"
-    share = case.get("share", 1.0)
-    rows = config.data.num_lanes // world.size
-    batch = synthetic_rows(sizes, rows, config.data.row_length, config.data.row_length, share, seed=world.rank)
+    rows, length = config.data.num_lanes // world.size, config.data.row_length
+    batch = synthetic_rows(sizes, rows, length, length, supervised_share=1.0, seed=world.rank)
     torch.manual_seed(0)
     gc.collect()  # what an earlier case left would be seen as freed memory of this one
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -142,15 +141,10 @@ def train_case(case: dict[str, Any], world: Any) -> dict[str, Any]:
         for step in range(STEPS):
             with record_function(f"step {step}"):
                 trainer.train_step(batches)
-    events = profiler.profiler.kineto_results.events()
-    peak = highest(events)
-    print("PEAK", peak / 1e6, case, flush=True)
-    if "DEBUG_PEAK" in os.environ:
-        debug(events)
-        live(profiler)
+    peak = highest(profiler.profiler.kineto_results.events())
     trainer.engine.destroy()
     del model, trainer, batches
-    plan = Run.of(config, sizes, world.size, "fp32", share)
+    plan = Run.of(config, sizes, world.size, "fp32")
     memory = plan.memory(plan.zero(), on_gpu=False)
     return {
         "measured": peak,
@@ -173,51 +167,6 @@ def highest(events: list[Any]) -> int:
     return most
 
 
-def live(profiler):
-    tree = profiler.profiler.kineto_results.experimental_event_tree()
-    out = []
-    stack = [(e, None) for e in tree]
-    while stack:
-        e, parent = stack.pop()
-        typed = e.typed
-        if "Allocation" in str(typed[0]):
-            chain, p = [], e.parent
-            while p is not None and len(chain) < 6:
-                chain.append(p.name); p = p.parent
-            out.append((e.start_time_ns, typed[1].ptr, typed[1].alloc_size, chain))
-        stack += [(c, e) for c in e.children]
-    out.sort(key=lambda o: o[0])
-    held = {}
-    for t, ptr, size, chain in out:
-        if size > 0:
-            held[ptr] = (size, chain)
-        else:
-            held.pop(ptr, None)
-    print("LIVE", sum(v[0] for v in held.values()) / 1e6)
-    for size, chain in sorted(held.values(), key=lambda v: -v[0]):
-        if size > 2e6:
-            print("LIVE", round(size / 1e6, 1), chain)
-
-
-def debug(events):
-    begun = min(event.start_ns() for event in events if event.name() == "step 2")
-    ops = sorted((e.start_ns(), e.end_ns(), e.name()) for e in events if e.name() != "[memory]" and e.start_ns() >= begun)
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    held = 0
-    last = None
-    out = []
-    import bisect
-    starts = [o[0] for o in ops]
-    for t, c in changes:
-        held += c
-        if t < begun: continue
-        if abs(c) > 3e6:
-            i = bisect.bisect_right(starts, t)
-            around = [o[2] for o in ops[max(0, i-60):i] if o[1] >= t][-4:]
-            out.append((round(held/1e6,1), round(c/1e6,1), " < ".join(reversed(around))[:150]))
-    for o in out: print(*o)
-
-
 def launch(names: list[str], ranks: int, folder: Path) -> dict[str, dict[str, Any]]:
     """Cases of one number of ranks in one launch; each with its fullest rank's result."""
     with socket.socket() as probe:
@@ -235,8 +184,6 @@ def launch(names: list[str], ranks: int, folder: Path) -> dict[str, dict[str, An
         with (folder / f"{rank}.log").open("w") as log:
             processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT))
     codes = [process.wait() for process in processes]
-    if "DEBUG_PEAK" in os.environ:
-        Path("/tmp/C_dbg2.log").write_text((folder / "0.log").read_text())
     if any(codes):
         raise SystemExit((folder / "0.log").read_text()[-4000:])
     found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]

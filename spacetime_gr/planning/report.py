@@ -45,12 +45,12 @@ class Report:
 
     @property
     def cheapest(self) -> Option | None:
-        """The fastest option that fits; of equally fast ones (to a hundredth) the lowest stage."""
+        """The lowest stage that fits and is within a twentieth of the fastest: latency is not in the model."""
         fitting = [option for option in self.options if option.fits]
         if not fitting:
             return None
         best = min(option.time.total for option in fitting)
-        return next(option for option in fitting if option.time.total <= 1.01 * best)
+        return next(option for option in fitting if option.time.total <= 1.05 * best)
 
     @property
     def steps(self) -> float | None:
