@@ -19,7 +19,7 @@ from spacetime_gr.modules.typed_heads import NEVER, full_precision
 from spacetime_gr.vocabulary import TOKENS_PER_ACTION, UNK
 
 NUM_ELAPSED, NUM_HOUR, NUM_DAY, NUM_RECENCY, NUM_DISTANCE = 24, 14, 5, 24, 24
-_NUM_RELATIONS = NUM_ELAPSED + NUM_HOUR + NUM_DAY + NUM_RECENCY + NUM_DISTANCE
+NUM_RELATIONS = NUM_ELAPSED + NUM_HOUR + NUM_DAY + NUM_RECENCY + NUM_DISTANCE
 
 
 def typed_slots(is_type: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
@@ -120,7 +120,7 @@ class ReturnExplore(nn.Module):
         self.scale = config.pointer_size**-0.5
         self.query = nn.Linear(config.hidden_size, config.pointer_size, bias=False)
         self.key = nn.Linear(config.hidden_size, config.pointer_size, bias=False)
-        self.relation = nn.Linear(config.hidden_size, _NUM_RELATIONS)
+        self.relation = nn.Linear(config.hidden_size, NUM_RELATIONS)
         self.gate = nn.Linear(config.hidden_size, 1)
 
     def forward(

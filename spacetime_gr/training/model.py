@@ -47,17 +47,20 @@ def attention_implementation(config: PretrainConfig, sizes: SpacetimeGRConfig, d
     asked = config.model.get("attn_implementation")
     if asked is not None:
         return asked
-    served = (
-        device.type == "cuda"
-        and torch.cuda.get_device_capability(device) >= (8, 0)
-        and resolve_precision(config, device) == "bf16"
+    able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "varlen" if able and varlen_serves(config, sizes, resolve_precision(config, device)) else "sdpa"
+
+
+def varlen_serves(config: PretrainConfig, sizes: SpacetimeGRConfig, precision: str) -> bool:
+    """Whether torch's variable-length kernel takes such a model, on a GPU that has it."""
+    return (
+        precision == "bf16"
         and sizes.head_dim is not None
         and sizes.head_dim <= 256
         and sizes.head_dim % 8 == 0
         and not sizes.attention_dropout
         and not config.train.compile
     )
-    return "varlen" if served else "sdpa"
 
 
 def poi_embeddings(config: PretrainConfig, sizes: SpacetimeGRConfig) -> NDArray[np.floating] | None:

@@ -153,7 +153,8 @@ class Trainer:
         batch = next(batches)
         waited = time.perf_counter() - started
         supervised = float(np.count_nonzero(batch["labels"] != IGNORED_LABEL))
-        tokens = float(np.count_nonzero(batch["input_ids"] != self.pad_token_id))
+        real = batch["input_ids"] != self.pad_token_id
+        tokens = float(np.count_nonzero(real))
         own_seconds = self.own_seconds if self.world.is_main else 0.0
         supervised, all_tokens, stops, seconds = all_sum(
             [supervised, tokens, float(self.stop_requested), own_seconds], self.world
@@ -183,6 +184,7 @@ class Trainer:
         # Not added to the progress here: ranks that measure differently would disagree on whether the run is finished.
         self.own_seconds += took
         self.window.tokens += tokens
+        self.window.pairs += tokens + float(batch["position_ids"].sum(where=real))
         self.window.seconds += took
         self.window.wait += waited
         self.window.steps += 1

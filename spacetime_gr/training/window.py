@@ -15,7 +15,7 @@ class Window:
     Args:
         loss_sums, loss_counts: cross-entropy in nats and supervised tokens by type, float64 of shape (3,).
             Steps that the guard skipped are not in them.
-        tokens: tokens without padding.
+        tokens: tokens without padding; `pairs`: of each of them with itself and the earlier ones of its sequence.
         seconds: time inside steps; `wait`: the part of it spent waiting for the stream.
         steps: optimiser steps.
     """
@@ -23,6 +23,7 @@ class Window:
     loss_sums: torch.Tensor
     loss_counts: torch.Tensor
     tokens: float = 0
+    pairs: float = 0
     seconds: float = 0.0
     wait: float = 0.0
     steps: int = 0
@@ -34,14 +35,14 @@ class Window:
 
     def values(self) -> list[float]:
         sums = torch.cat([self.loss_sums, self.loss_counts]).tolist()
-        return [*sums, self.tokens, self.seconds, self.wait, float(self.steps)]
+        return [*sums, self.tokens, self.pairs, self.seconds, self.wait, float(self.steps)]
 
     @classmethod
     def from_values(cls, values: Sequence[float], device: torch.device) -> "Window":
         parts = len(LOSS_PARTS)
         sums, counts = torch.tensor(values[: 2 * parts], dtype=torch.float64, device=device).split(parts)
-        tokens, seconds, wait, steps = values[2 * parts :]
-        return cls(sums.clone(), counts.clone(), tokens, seconds, wait, int(steps))
+        tokens, pairs, seconds, wait, steps = values[2 * parts :]
+        return cls(sums.clone(), counts.clone(), tokens, pairs, seconds, wait, int(steps))
 
 
 def mean_losses(sums: Sequence[float], counts: Sequence[float], prefix: str = "") -> dict[str, float | None]:

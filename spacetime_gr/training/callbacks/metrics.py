@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from spacetime_gr.planning.devices import device_peak_flops
 from spacetime_gr.training.callbacks.base import Callback
 from spacetime_gr.training.distributed import all_sum, gather_json, sum_counts
-from spacetime_gr.training.flops import device_peak_flops, flops_per_token
+from spacetime_gr.training.engine import resolve_precision
+from spacetime_gr.training.flops import BatchCounts, model_flops, total_work
 from spacetime_gr.training.window import LOSS_PARTS, Window, mean_losses
 
 if TYPE_CHECKING:
@@ -19,8 +21,9 @@ class Metrics(Callback):
     """Logs every `log.every` steps, after an evaluation and after the last step; losses are means in between."""
 
     def on_start(self, trainer: "Trainer") -> None:
-        self.flops_per_token = flops_per_token(trainer.engine.module, trainer.config.data.row_length)
-        self.peak_flops = device_peak_flops(trainer.world.device)
+        self.peak_flops = device_peak_flops(
+            trainer.world.device, resolve_precision(trainer.config, trainer.world.device)
+        )
 
     def on_step(self, trainer: "Trainer") -> None:
         due = trainer.progress.step % trainer.config.log.every == 0
@@ -32,7 +35,7 @@ class Metrics(Callback):
     def _record(self, trainer: "Trainer") -> dict[str, Any]:
         parts = len(LOSS_PARTS)
         values = all_sum(trainer.window.values(), trainer.world)
-        tokens, seconds, wait, _ = values[2 * parts :]
+        tokens, pairs, seconds, wait, _ = values[2 * parts :]
         size = trainer.world.size
         per_second = tokens / (seconds / size)
         record: dict[str, Any] = {
@@ -51,7 +54,9 @@ class Metrics(Callback):
             "train_minutes": trainer.progress.seconds / 60,
         }
         if self.peak_flops is not None:
-            record["mfu"] = per_second / size * self.flops_per_token / self.peak_flops
+            block, inner, action = values[parts : 2 * parts]
+            work = model_flops(trainer.engine.module.config, BatchCounts(tokens, pairs, (block, inner, action)))
+            record["mfu"] = total_work(work).total / seconds / self.peak_flops  # seconds are those of all devices
         shares = trainer.stream.corpus_shares
         if len(shares) > 1:
             record.update({f"corpus_share/{path}": share for path, share in shares.items()})
