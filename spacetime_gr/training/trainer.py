@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch.profiler import record_function
 
 from spacetime_gr.training.callbacks.base import Callback
 from spacetime_gr.training.checkpoints import CheckpointStore
@@ -16,6 +17,7 @@ from spacetime_gr.training.distributed import World, all_sum
 from spacetime_gr.training.engine import resolve_stage
 from spacetime_gr.training.progress import Progress
 from spacetime_gr.training.schedule import learning_rate, progress
+from spacetime_gr.training.timers import Timers
 from spacetime_gr.training.window import LOSS_PARTS, Window, mean_losses
 
 IGNORED_LABEL = -100
@@ -34,6 +36,9 @@ class Stream(Protocol):
 
     @property
     def multi_mode_share(self) -> float: ...
+
+    @property
+    def scheduled_multi_mode_share(self) -> float: ...
 
     @property
     def corpus_shares(self) -> dict[str, float]: ...
@@ -80,6 +85,7 @@ class Trainer:
         self.grad_norm = 0.0
         self.own_seconds = 0.0
         self.extra_metrics: dict[str, float | None] = {}
+        self.timers = Timers()
         self.norm_from_engine = resolve_stage(config) > 0 or engine.bfloat16_enabled()
 
     @property
@@ -110,10 +116,12 @@ class Trainer:
             while not (self.finished or self.stopping):
                 self.train_step(batches)
                 for callback in self.callbacks:
-                    callback.on_step(self)
+                    with self.timers.measure(callback.activity):
+                        callback.on_step(self)
             outcome = "finished" if self.finished else "stopped"
             for callback in self.callbacks:
-                callback.on_end(self)
+                with self.timers.measure(callback.activity):
+                    callback.on_end(self)
         finally:
             for callback in reversed(self.callbacks):
                 callback.close(outcome)
@@ -127,7 +135,8 @@ class Trainer:
     def train_step(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
         """One optimiser step on the next batch. Collective."""
         started = time.perf_counter()
-        batch = next(batches)
+        with record_function("data"):
+            batch = next(batches)
         waited = time.perf_counter() - started
         supervised = float(np.count_nonzero(batch["labels"] != IGNORED_LABEL))
         tokens = float(np.count_nonzero(batch["input_ids"] != self.pad_token_id))
@@ -145,15 +154,18 @@ class Trainer:
         norm = 0.0
         micro_batches = self._split(batch)
         for index, micro_batch in enumerate(micro_batches):
-            out = self.engine(**micro_batch, num_items_in_batch=max(1.0, supervised), use_cache=False)
+            with record_function("forward"):
+                out = self.engine(**micro_batch, num_items_in_batch=max(1.0, supervised), use_cache=False)
             self.window.loss_sums += out.loss_sums
             self.window.loss_counts += out.loss_counts
-            self.engine.backward(out.loss * self.world.size, scale_wrt_gas=False)
+            with record_function("backward"):
+                self.engine.backward(out.loss * self.world.size, scale_wrt_gas=False)
             if index == len(micro_batches) - 1 and not self.norm_from_engine:
                 # Without ZeRO, DeepSpeed clips but does not tell the norm; the gradients are averaged by now.
                 grads = [item.grad for item in self.engine.module.parameters() if item.grad is not None]
                 norm = float(torch.nn.utils.get_total_norm(grads))
-            self.engine.step()
+            with record_function("optimizer"):
+                self.engine.step()
         self.grad_norm = float(self.engine.get_global_grad_norm()) if self.norm_from_engine else norm
         if not math.isfinite(self.grad_norm):
             newest = self.store.newest()
@@ -167,6 +179,8 @@ class Trainer:
         self.progress.tokens += all_tokens
         # Not added to the progress here: ranks that measure differently would disagree on whether the run is finished.
         self.own_seconds += took
+        self.timers.add("data", waited)
+        self.timers.add("train", took - waited)
         self.window.tokens += tokens
         self.window.seconds += took
         self.window.wait += waited

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 class Checkpointing(Callback):
     """Permanent ones every `checkpoint.every` steps and at the end, ephemeral ones in between and on a stop."""
 
+    activity = "checkpoint"
+
     def on_step(self, trainer: "Trainer") -> None:
         settings, step = trainer.config.checkpoint, trainer.progress.step
         permanent = trainer.finished or (settings.every is not None and step % settings.every == 0)
