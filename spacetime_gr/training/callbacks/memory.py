@@ -66,7 +66,7 @@ def live_storages(parameters: Mapping[str, torch.nn.Parameter], most: int = NUM_
 
     Returns:
         `bytes` and `storages` in total, and `largest`: a list of `bytes`, `device`, `dtype`, `shape`, `tensors` (their
-        number) and `names`.
+        number) and `names`, of the largest first.
     """
     names = {id(parameter): name for name, parameter in parameters.items()}
     names |= {id(item.grad): f"{name}.grad" for name, item in parameters.items() if item.grad is not None}
@@ -79,8 +79,9 @@ def live_storages(parameters: Mapping[str, torch.nn.Parameter], most: int = NUM_
                 by_storage[str(item.device), storage.data_ptr()].append(item)
     entries: list[dict[str, Any]] = []
     for (device, _), tensors in by_storage.items():
-        largest = max(tensors, key=torch.Tensor.numel)
-        held = sorted(names[id(tensor)] for tensor in tensors if id(tensor) in names)
+        tensors.sort(key=torch.Tensor.numel, reverse=True)
+        largest = tensors[0]
+        held = [names[id(tensor)] for tensor in tensors if id(tensor) in names]
         entries.append(
             {
                 "bytes": largest.untyped_storage().nbytes(),
