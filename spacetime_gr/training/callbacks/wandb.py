@@ -95,9 +95,11 @@ class Wandb(Callback):
         try:
             import wandb
 
-            # The commit is in the configuration; wandb's own look at the repository would record its address.
-            settings = wandb.Settings(disable_git=True, silent=True)
-            run = wandb.init(**arguments, settings=settings)
+            # The commit is in the configuration; wandb's own look at the repository would record its address. Its copy
+            # of the console would have every print of the training thread wait for the service.
+            run = wandb.init(**arguments, settings=wandb.Settings(disable_git=True, console="off", silent=True))
+            if run.url:
+                sys.stderr.write(f"wandb: {run.url}\n")
             run.define_metric("tokens")
             run.define_metric("*", step_metric="tokens")
             while not isinstance(item := self.lines.get(), int):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 from spacetime_gr.training.callbacks import Callback, Wandb
@@ -32,7 +33,7 @@ class StepCounter(Callback):
 class Breakage(Callback):
     """Kills wandb's service after step KILL_WANDB_AT, and this process after step DIE_AT."""
 
-    def __init__(self) -> None:
+    def on_start(self, trainer: Any) -> None:
         Wandb.finish_seconds = 2.0
 
     def on_step(self, trainer: Any) -> None:
@@ -40,7 +41,7 @@ class Breakage(Callback):
         if step == int(os.environ.get("KILL_WANDB_AT", -1)):
             wandb = next(callback for callback in trainer.callbacks if callback.name == "Wandb")
             while not wandb.lines.empty():  # until it is up and has written what came before
-                os.sched_yield()
+                time.sleep(0.05)
             _kill_service()
         if step == int(os.environ.get("DIE_AT", -1)):
             os.kill(os.getpid(), signal.SIGKILL)
