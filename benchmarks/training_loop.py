@@ -214,6 +214,7 @@ def write_batches(config: PretrainConfig, steps: int, file: Path) -> list[int]:
 
 def hugging_face(arguments: argparse.Namespace) -> None:
     """One run of `transformers.Trainer` over the batches beside `--out`; writes its clock and losses."""
+    import deepspeed
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -222,7 +223,10 @@ def hugging_face(arguments: argparse.Namespace) -> None:
     from spacetime_gr.training.engine import resolve_stage
     from spacetime_gr.training.model import build_model
 
-    torch.set_flush_denormal(True)  # as our side does: subnormal numbers are slow on a CPU
+    # As our side does: subnormal numbers are slow on a CPU, and this operator, which training does not use, would be
+    # compiled by the first start.
+    torch.set_flush_denormal(True)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
     os.environ.setdefault("MASTER_PORT", str(20000 + os.getpid() % 20000))
     config = load_config(arguments.config, settings(arguments, arguments.out))
