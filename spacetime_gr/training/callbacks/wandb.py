@@ -30,7 +30,9 @@ class Wandb(Callback):
     """
 
     activity = "logging"
-    finish_seconds = 60.0  # how long the end of a run waits for what is not yet written or sent
+    # How long the end of a run waits for what is not yet written or sent. After a signal there is little time.
+    finish_seconds = 60.0
+    stop_seconds = 10.0
 
     def __init__(self, is_main: bool, examples: "HeldOutExamples | None" = None) -> None:
         """
@@ -77,9 +79,10 @@ class Wandb(Callback):
             return
         with suppress(queue.Full):
             self.lines.put_nowait(1 if outcome == "failed" else 0)
-        self.thread.join(self.finish_seconds)
+        seconds = self.finish_seconds if outcome == "finished" else self.stop_seconds
+        self.thread.join(seconds)
         if self.thread.is_alive():
-            self._lose(f"it did not finish within {self.finish_seconds:g} s")
+            self._lose(f"it did not finish within {seconds:g} s")
             # Its exit hook would wait for ever as well; without its service it gives up.
             _kill_service()
             self.thread.join(5.0)

@@ -1,11 +1,16 @@
 """Callbacks by import path, and what the memory snapshot lists."""
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from spacetime_gr.training.callbacks import own_callbacks
 from spacetime_gr.training.callbacks.memory import live_storages
 
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 HERE = "tests.spacetime_gr.training.own_callbacks"
 
 
@@ -31,6 +36,20 @@ def test_a_path_that_leads_nowhere_is_named(paths: list[str], said: str) -> None
         own_callbacks(paths)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_example_of_the_docs_keeps_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n# my_project/watch.py\n(.*?)```", (DOCS / "monitoring.md").read_text(), re.DOTALL)
+    (tmp_path / "my_project").mkdir()
+    (tmp_path / "my_project" / "watch.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    trainer: Any = None
+    first, later = (own_callbacks(["my_project.watch:LossSpikes"])[0] for _ in range(2))
+    for loss in (2.0, None, 1.0, 3.0):
+        first.on_log(trainer, {"loss": loss})
+    later.load_state_dict(first.state_dict())
+    later.on_log(trainer, {"loss": 2.5})
+    assert later.metrics(trainer) == {"spikes": 2}
 
 
 def test_storages_are_counted_once_and_named() -> None:
