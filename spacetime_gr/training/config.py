@@ -28,6 +28,9 @@ class RunSection(Section):
     timeout_minutes: float = Field(
         default=30, gt=0, description="a rank that takes longer over a step and all around it is taken for stuck"
     )
+    callbacks: list[str] = Field(
+        default_factory=list, description="callbacks of your own, each as package.module:Class (docs/monitoring.md)"
+    )
 
 
 class DataSection(Section):
@@ -165,6 +168,27 @@ class LogSection(Section):
     wandb: bool = Field(default=False, description="offline without a key: `wandb sync` the folder later")
     project: str = "spacetime-gr"
     entity: str | None = None
+    num_examples: int = Field(
+        default=8,
+        ge=0,
+        description="wandb: held-out people in the table of recommendations of each evaluation; 0: none",
+    )
+    profile_steps: tuple[int, int] | None = Field(
+        default=None, description="first and last step of a torch profiler trace in RUN/profile"
+    )
+    memory_snapshot_step: int | None = Field(
+        default=None, gt=0, description="step after which the memory's contents are written to RUN/profile"
+    )
+    profile_ranks: list[int] = Field(default=[0], description="ranks that write a trace or a snapshot")
+
+    @model_validator(mode="after")
+    def _steps_in_order(self) -> "LogSection":
+        if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
+            raise ValueError(
+                f"log.profile_steps is {list(self.profile_steps)}; expected the first and the last step, "
+                "1 <= first <= last"
+            )
+        return self
 
 
 class GuardSection(Section):

@@ -97,15 +97,6 @@ def all_sum(values: list[float], world: World) -> list[float]:
     return [float(value) for value in tensor.tolist()]
 
 
-def sum_counts(counts: dict[str, float], world: World) -> dict[str, float]:
-    """Sum of dictionaries of numbers whose keys may differ between the ranks. Collective."""
-    total: dict[str, float] = {}
-    for part in gather_json(counts, world):
-        for key, value in part.items():
-            total[key] = total.get(key, 0) + value
-    return dict(sorted(total.items()))
-
-
 def gather_json(value: Any, world: World) -> list[Any]:
     """A small JSON-able value of each rank, in rank order, on every rank. Collective."""
     if world.size == 1:

@@ -29,7 +29,7 @@ def dry_run(config: PretrainConfig, config_files: list[str], overrides: list[str
     if absent is None:
         poi_embeddings(config, sizes)
     run = Run.of(config, sizes, world_size, precision)
-    memory = run.memory(run.zero(), on_gpu=device.type == "cuda")
+    memory = run.memory(run.zero())
     parts = [dump_config(config), describe(run, memory)]
     parts.append(f"\nattention               {sizes._attn_implementation:>16}")
     if absent is not None:

@@ -109,12 +109,14 @@ def check_run(config: PretrainConfig, world: World) -> None:
         ValueError: the rows do not divide, the run directory holds another run, the data or its tokenizer is absent, or
             cleaning leaves no row of the held-out part of a corpus.
     """
+    from spacetime_gr.training.callbacks import own_callbacks
     from spacetime_gr.training.data import corpora_with, load_tokenizer, open_stream
     from spacetime_gr.training.engine import deepspeed_settings, resolve_precision
     from spacetime_gr.training.model import model_config
 
     deepspeed_settings(config, world.size, resolve_precision(config, world.device))
     check_same_run(config)
+    own_callbacks(config.run.callbacks)
     tokenizer = load_tokenizer(config)
     model_config(config, tokenizer)
     if _evaluates(config) and corpora_with(config, config.eval.split):
@@ -238,6 +240,7 @@ def _assemble(config: PretrainConfig, world: World) -> Any:
     from spacetime_gr.training import callbacks
     from spacetime_gr.training.data import corpora_with, load_tokenizer, open_stream
     from spacetime_gr.training.engine import build_engine
+    from spacetime_gr.training.examples import held_out_examples
     from spacetime_gr.training.model import build_model
     from spacetime_gr.training.trainer import Trainer
 
@@ -249,17 +252,27 @@ def _assemble(config: PretrainConfig, world: World) -> Any:
 
     model = build_model(config, tokenizer, world)
     engine = build_engine(model, config, world)
-    parts: list[callbacks.Callback] = [callbacks.StopSignals(), callbacks.Watchdog(config.run.timeout_minutes)]
+    goodput = callbacks.Goodput(world.is_main)
+    parts: list[callbacks.Callback] = [
+        goodput,
+        callbacks.StopSignals(),
+        callbacks.Watchdog(config.run.timeout_minutes),
+    ]
     if corpora_with(config, config.eval.split):
         parts.append(callbacks.Evaluation(held_out))
     elif _evaluates(config) and world.is_main:
         _say(f"the data has no {config.eval.split} part: no held-out loss (eval.split chooses another part)")
+    parts += callbacks.own_callbacks(config.run.callbacks)
     parts += [callbacks.Metrics(), callbacks.JsonLines(world.is_main)]
     if config.log.console:
-        parts.append(callbacks.Console(world.is_main))
+        parts.append(callbacks.Console(world.is_main, goodput))
     if config.log.wandb:
-        parts.append(callbacks.Wandb(world.is_main))
+        parts.append(callbacks.Wandb(world.is_main, held_out_examples(config, tokenizer) if world.is_main else None))
     parts += [callbacks.Checkpointing(), callbacks.Export(tokenizer)]
+    if config.log.memory_snapshot_step is not None:
+        parts.append(callbacks.MemorySnapshot(config.log.memory_snapshot_step))
+    if config.log.profile_steps is not None:
+        parts.append(callbacks.Profiler(*config.log.profile_steps))
     return Trainer(config, engine, stream, world, tokenizer.pad_token_id, parts)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch.profiler import record_function
 
 from spacetime_gr.training.callbacks.base import Callback
 from spacetime_gr.training.callbacks.skipped_steps import SkippedSteps
@@ -18,6 +19,7 @@ from spacetime_gr.training.engine import resolve_stage
 from spacetime_gr.training.guard import StepGuard
 from spacetime_gr.training.progress import Progress
 from spacetime_gr.training.schedule import learning_rate, progress
+from spacetime_gr.training.timers import Timers
 from spacetime_gr.training.window import LOSS_PARTS, Window, mean_losses
 
 IGNORED_LABEL = -100
@@ -39,6 +41,9 @@ class Stream(Protocol):
 
     @property
     def multi_mode_share(self) -> float: ...
+
+    @property
+    def scheduled_multi_mode_share(self) -> float: ...
 
     @property
     def corpus_shares(self) -> dict[str, float]: ...
@@ -93,6 +98,7 @@ class Trainer:
         self._norm: Any = 0.0
         self.own_seconds = 0.0
         self.extra_metrics: dict[str, float | None] = {}
+        self.timers = Timers()
         self.norm_from_engine = resolve_stage(config) > 0 or engine.bfloat16_enabled()
 
     @property
@@ -133,10 +139,12 @@ class Trainer:
             while not (self.finished or self.stopping):
                 self.train_step(batches)
                 for callback in self.callbacks:
-                    callback.on_step(self)
+                    with self.timers.measure(callback.activity):
+                        callback.on_step(self)
             outcome = "finished" if self.finished else "stopped"
             for callback in self.callbacks:
-                callback.on_end(self)
+                with self.timers.measure(callback.activity):
+                    callback.on_end(self)
         finally:
             for callback in reversed(self.callbacks):
                 callback.close(outcome)
@@ -150,7 +158,8 @@ class Trainer:
     def train_step(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
         """One optimiser step on the next batch. Collective."""
         started = time.perf_counter()
-        batch = next(batches)
+        with record_function("data"):
+            batch = next(batches)
         waited = time.perf_counter() - started
         supervised = float(np.count_nonzero(batch["labels"] != IGNORED_LABEL))
         real = batch["input_ids"] != self.pad_token_id
@@ -169,12 +178,15 @@ class Trainer:
         micro_batches = self._split(batch)
         sums = torch.zeros(2, len(LOSS_PARTS), dtype=torch.float64, device=self.world.device)
         for index, micro_batch in enumerate(micro_batches):
-            out = self.engine(**micro_batch, num_items_in_batch=max(1.0, supervised), use_cache=False)
+            with record_function("forward"):
+                out = self.engine(**micro_batch, num_items_in_batch=max(1.0, supervised), use_cache=False)
             sums += torch.stack([out.loss_sums, out.loss_counts])
-            self.engine.backward(out.loss * self.world.size, scale_wrt_gas=False)
+            with record_function("backward"):
+                self.engine.backward(out.loss * self.world.size, scale_wrt_gas=False)
             if index == len(micro_batches) - 1:
                 self._before_update(sums[0].sum() / max(1.0, supervised))
-            self.engine.step()
+            with record_function("optimizer"):
+                self.engine.step()
         self.rank_loss = sums[0].sum() / sums[1].sum().clamp(min=1.0)
         self._after_update(sums)
 
@@ -183,6 +195,8 @@ class Trainer:
         self.progress.tokens += all_tokens
         # Not added to the progress here: ranks that measure differently would disagree on whether the run is finished.
         self.own_seconds += took
+        self.timers.add("data", waited)
+        self.timers.add("train", took - waited)
         self.window.tokens += tokens
         self.window.pairs += tokens + float(batch["position_ids"].sum(where=real))
         self.window.seconds += took

@@ -27,6 +27,8 @@ class Checkpointing(Callback):
         if trainer.config.checkpoint.asynchronous:
             self.writer = ThreadPoolExecutor(1, "checkpoint")
 
+    activity = "checkpoint"
+
     def on_step(self, trainer: "Trainer") -> None:
         settings, step = trainer.config.checkpoint, trainer.progress.step
         last = trainer.finished or trainer.stopping

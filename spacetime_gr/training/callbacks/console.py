@@ -7,15 +7,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_pipelines.stream.report import summary
 from spacetime_gr.training.callbacks.base import Callback
+from spacetime_gr.training.callbacks.goodput import Goodput
 
 if TYPE_CHECKING:
     from spacetime_gr.training.trainer import Trainer
 
 
 class Console(Callback):
-    """A progress bar on a terminal, a line per log elsewhere; at the end what cleaning left. Rank 0 only."""
+    """A progress bar on a terminal, a line per log elsewhere; at the end what cleaning left and where the time went.
+    Rank 0 only."""
 
-    def __init__(self, is_main: bool) -> None:
+    activity = "logging"
+
+    def __init__(self, is_main: bool, goodput: Goodput) -> None:
+        self.goodput = goodput
         self.console = RichConsole(stderr=True, soft_wrap=True, quiet=not is_main)
         self.bar: Progress | None = None
         self.counts: dict[str, int] = {}
@@ -56,4 +61,5 @@ class Console(Callback):
             self.bar.stop()
         if self.counts and outcome != "failed":
             self.console.print(summary(self.counts), highlight=False)
+        self.console.print(self.goodput.account().summary(), highlight=False)
         self.console.print(f"run {outcome}", highlight=False)

@@ -17,6 +17,8 @@ Batches = Iterator[dict[str, np.ndarray]]
 class Evaluation(Callback):
     """Mean loss over the first `eval.num_rows` held-out rows, so over the same rows each time."""
 
+    activity = "evaluation"
+
     def __init__(self, held_out: Callable[[], Batches]) -> None:
         """
         Args:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 class Export(Callback):
     """Writes `export/` when the run is finished."""
 
+    activity = "export"
+
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.last_record: dict[str, Any] = {}

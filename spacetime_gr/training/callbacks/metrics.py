@@ -2,13 +2,14 @@
 
 import resource
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from spacetime_gr.planning.devices import device_peak_flops
 from spacetime_gr.training.callbacks.base import Callback
-from spacetime_gr.training.distributed import all_sum, gather_json, sum_counts
+from spacetime_gr.training.distributed import all_sum, gather_json
 from spacetime_gr.training.engine import resolve_precision
 from spacetime_gr.training.flops import BatchCounts, model_flops, total_work
 from spacetime_gr.training.window import LOSS_PARTS, Window, mean_losses
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 class Metrics(Callback):
     """Logs every `log.every` steps, after an evaluation and after the last step; losses are means in between."""
+
+    activity = "logging"
 
     def on_start(self, trainer: "Trainer") -> None:
         self.peak_flops = device_peak_flops(
@@ -37,6 +40,12 @@ class Metrics(Callback):
         values = all_sum(trainer.window.values(), trainer.world)
         tokens, pairs, seconds, wait, _ = values[2 * parts :]
         size = trainer.world.size
+        own = {
+            "peak": _peak_memory_gb(trainer.world.device),
+            "stream": trainer.stream.stats(),
+            "callbacks": _of_callbacks(trainer) if trainer.world.is_main else {},
+        }
+        ranks = gather_json(own, trainer.world)
         per_second = tokens / (seconds / size)
         record: dict[str, Any] = {
             "step": trainer.progress.step,
@@ -49,8 +58,9 @@ class Metrics(Callback):
             "tokens_per_second_per_device": per_second / size,
             "data_wait_share": wait / seconds,
             "multi_mode_share": trainer.stream.multi_mode_share,
+            "curriculum_share": trainer.stream.scheduled_multi_mode_share,
             "supervised_share": sum(values[parts : 2 * parts]) / max(1.0, tokens),
-            "peak_memory_gb": max(gather_json(_peak_memory_gb(trainer.world.device), trainer.world)),
+            "peak_memory_gb": max(rank["peak"] for rank in ranks),
             "train_minutes": trainer.progress.seconds / 60,
         }
         if self.peak_flops is not None:
@@ -60,9 +70,15 @@ class Metrics(Callback):
         shares = trainer.stream.corpus_shares
         if len(shares) > 1:
             record.update({f"corpus_share/{path}": share for path, share in shares.items()})
-        counts = {key: float(value) for key, value in trainer.stream.stats().items()}
-        record.update({f"stream/{key}": value for key, value in sum_counts(counts, trainer.world).items()})
-        return {**record, **trainer.extra_metrics}
+        counts: Counter[str] = Counter()
+        for rank in ranks:
+            counts.update(rank["stream"])
+        record.update({f"stream/{key}": value for key, value in sorted(counts.items())})
+        return {**record, **ranks[0]["callbacks"], **trainer.extra_metrics}
+
+
+def _of_callbacks(trainer: "Trainer") -> dict[str, float]:
+    return {name: value for callback in trainer.callbacks for name, value in callback.metrics(trainer).items()}
 
 
 def _peak_memory_gb(device: torch.device) -> float:

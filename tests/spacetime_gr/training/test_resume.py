@@ -23,7 +23,14 @@ checkpoint: {every: 20, ephemeral_every: 7, keep: 2}
 log: {every: 3}
 eval: {every: 25, num_rows: 8}
 """
-TIMES = {"tokens_per_second", "tokens_per_second_per_device", "data_wait_share", "train_minutes", "peak_memory_gb"}
+TIMES = {
+    "tokens_per_second",
+    "tokens_per_second_per_device",
+    "data_wait_share",
+    "train_minutes",
+    "peak_memory_gb",
+    "goodput",
+}
 
 
 def command(config: Path, run: Path) -> list[str]:
@@ -33,7 +40,9 @@ def command(config: Path, run: Path) -> list[str]:
 def records(run: Path) -> list[dict]:
     """Lines of metrics but for what depends on the clock, and on the units that a restarted stream opens again."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in TIMES and not k.startswith("stream/")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in TIMES and not k.startswith(("stream/", "time/"))} for line in lines
+    ]
 
 
 def wait_for(condition, processes, logs: Path) -> None:

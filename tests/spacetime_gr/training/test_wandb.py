@@ -1,13 +1,17 @@
-"""The wandb sink with its real client, offline and without a key: nothing is asked, the run keeps its id."""
+"""The wandb sink with its real client, offline and without a key: nothing is asked, the run keeps its id, and what it
+was trained with is recorded. A lost wandb: test_monitoring.py."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import transformers
 
 from spacetime_gr.training.callbacks import Wandb
 from spacetime_gr.training.loading import load_config
+from spacetime_gr.training.versions import code_versions
 
 
 @pytest.fixture
@@ -41,7 +45,18 @@ def test_offline_without_a_key_and_resumed_with_its_id(trainer: Any) -> None:
     folders = sorted((trainer.run_dir / "wandb").glob("offline-run-*"))
     assert folders
     assert all(folder.name.endswith(first.run_id) for folder in folders)
-    assert all(list(folder.glob("*.wandb")) for folder in folders)
+    assert (first.lost, resumed.lost) == (False, False)
+    for folder in folders:
+        (file,) = folder.glob("*.wandb")
+        recorded = file.read_bytes()
+        assert all(word in recorded for word in (b"transformers", b"max_steps", code_versions()["torch"].encode()))
+
+
+def test_versions_name_the_commit_and_packages() -> None:
+    found = code_versions()
+    assert found["transformers"] == transformers.__version__
+    commit = found.get("commit", "0" * 40)  # a copy without its repository has none
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", commit)
 
 
 def test_other_ranks_log_nothing(trainer: Any) -> None:
