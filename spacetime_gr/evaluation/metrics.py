@@ -66,10 +66,13 @@ def new_place_ranks(
 def top_places(scores: np.ndarray, k: int) -> np.ndarray:
     """(n, k) int32 columns of the highest scores of each row, best first; ties in the order of the columns."""
     edge = np.partition(scores, -k, axis=1)[:, -k, None]
-    above, at_edge = scores > edge, scores == edge
-    room = k - above.sum(axis=1, keepdims=True)
-    chosen = above | (at_edge & (np.cumsum(at_edge, axis=1) <= room))
-    columns = np.nonzero(chosen)[1].reshape(len(scores), k)
+    row, column = np.nonzero(scores >= edge)
+    at_edge = scores[row, column] == edge[row, 0]
+    # Of the places that tie at the edge, as many as there is room for after those above it.
+    room = k - np.bincount(row[~at_edge], minlength=len(scores))
+    so_far = np.concatenate([[0], np.cumsum(at_edge)])
+    number = so_far[1:] - so_far[np.searchsorted(row, np.arange(len(scores)))][row]
+    columns = column[~at_edge | (number <= room[row])].reshape(len(scores), k)
     order = np.argsort(-np.take_along_axis(scores, columns, axis=1), axis=1, kind="stable")
     return np.take_along_axis(columns, order, axis=1).astype(np.int32)
 

@@ -25,7 +25,7 @@ def results(app: typer.Typer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Counters of two simulated folders."""
     out = tmp_path_factory.mktemp("compare")
     for seed in (7, 8):
-        write_folder(out / f"data-{seed}", random_log(seed=seed))
+        write_folder(out / f"data-{seed}", random_log(seed=seed, num_users=seed))
         arguments = ["evaluate", "--baselines-only", "--data", str(out / f"data-{seed}"), "--protocol", "time_split"]
         arguments += ["--resamples", "50", "--json", str(out / f"city-{seed}.json")]
         assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
