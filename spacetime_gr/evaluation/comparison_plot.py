@@ -33,8 +33,11 @@ def plot_comparison(rows: Sequence[Row], num_models: int, out: Path) -> None:
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     bars, curve, trade = figure.subplots(1, 3, width_ratios=[1.5, 1, 1])
     _bars(bars, rows, colours)
-    _discovery(curve, rows, colours)
-    _trade(trade, rows, colours)
+    # Systems far below the best would press all others into a corner of the two panels.
+    best = max(row.mean("hr@k") or 0.0 for row in rows)
+    near = [(row, colour) for row, colour in zip(rows, colours, strict=True) if (row.mean("hr@k") or 0.0) >= best / 2]
+    _discovery(curve, near)
+    _trade(trade, near)
     for axes in (bars, curve, trade):
         axes.spines[["top", "right"]].set_visible(False)
     result = rows[0].run.result
@@ -67,19 +70,19 @@ def _bars(axes: Axes, rows: Sequence[Row], colours: Sequence[tuple[float, ...]])
     axes.set_title("hit rate, with intervals over users", fontsize=9)
 
 
-def _discovery(axes: Axes, rows: Sequence[Row], colours: Sequence[tuple[float, ...]]) -> None:
+def _discovery(axes: Axes, systems: Sequence[tuple[Row, tuple[float, ...]]]) -> None:
     """HR@k against D(k, m) (slots)."""
-    rate = rows[0].run.result["discovery_rate"]
-    for row, colour in zip(rows, colours, strict=True):
+    rate = systems[0][0].run.result["discovery_rate"]
+    for row, colour in systems:
         curve = [(setting["discovery_rate"]["slots"], setting["grid"]["hr"][0]) for setting in row.curve]
         _system(axes, row, colour, (row.mean("slots"), row.mean("hr@k")), curve)
     axes.set_xlabel(f"D({rate['k']}, {rate['days']:g} days), share of the list that is new", fontsize=8)
     axes.set_title(f"HR@{rate['k']} against discovery rate", fontsize=9)
 
 
-def _trade(axes: Axes, rows: Sequence[Row], colours: Sequence[tuple[float, ...]]) -> None:
+def _trade(axes: Axes, systems: Sequence[tuple[Row, tuple[float, ...]]]) -> None:
     """HR@10 on discoveries against HR@10 on all targets."""
-    for row, colour in zip(rows, colours, strict=True):
+    for row, colour in systems:
         curve = [(setting["metrics"]["hr@10"], setting["slices"]["discovery"]["hr@10"]) for setting in row.curve]
         _system(axes, row, colour, (row.mean("hr@10"), row.mean("discoveries")), curve)
     axes.set_xlabel("HR@10 on all targets", fontsize=8)

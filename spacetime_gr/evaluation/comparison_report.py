@@ -18,7 +18,8 @@ _SHORT = {
     "mrr": "MRR",
     "returns": "returns\nHR@10",
     "discoveries": "discov.\nHR@10",
-    "new_only": "new only\nHR@10",
+    "new_only": "new\nonly",
+    "slots": "D\nslots",
 }
 _LONG = {
     "hr@1": "HR@1",
@@ -38,18 +39,15 @@ def print_comparison(
     rows: Sequence[Row], differences: Sequence[Difference], reference: Row, resampling: Resampling, console: Console
 ) -> None:
     """Print the figures, mean and standard deviation over seeds, and the tests against the reference."""
-    rate = reference.run.result["discovery_rate"]
-    heads = _SHORT | {"slots": f"D({rate['k']},{rate['days']:g})\nslots"}
-    table = Table(title=_title(rows, reference), padding=(0, 0, 0, 1))
+    table = Table(title=_title(reference), padding=(0, 0, 0, 1))
     table.add_column("", no_wrap=True)
-    for head in heads.values():
+    for head in _SHORT.values():
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
-        # A counter has no seeds; what is a model stands first, in the order given.
         seeds = len(row.values)
-        table.add_row(row.name, *(_figure(row.mean(column)) for column in heads))
+        table.add_row(row.name, *(_figure(row.mean(column)) for column in _SHORT))
         if seeds > 1:
-            spreads = ("" if (value := row.spread(column)) is None else f"±{_figure(value)}" for column in heads)
+            spreads = ("" if (value := row.spread(column)) is None else f"±{_plain(value)}" for column in _SHORT)
             table.add_row(f"  {seeds} seeds", *spreads, style="dim")
     console.print(table)
     if not differences:
@@ -57,12 +55,10 @@ def print_comparison(
     tests = Table(title=f"difference from {reference.name}", padding=(0, 0, 0, 1))
     tests.add_column("", no_wrap=True)
     for metric in TESTED:
-        tests.add_column(f"{metric.upper()}\n{resampling.level:.0%} interval", justify="right", no_wrap=True)
-        tests.add_column("p", justify="right", no_wrap=True)
+        tests.add_column(metric.upper(), justify="right", no_wrap=True)
     for difference in differences:
         if not difference.why_not:
-            cells = (cell for metric in TESTED for cell in _test_cells(difference, metric))
-            tests.add_row(difference.name, *cells)
+            tests.add_row(difference.name, *("\n".join(_test_lines(difference, metric)) for metric in TESTED))
     if tests.row_count:
         console.print(tests)
         console.print(_note(resampling), highlight=False, markup=False, soft_wrap=True)
@@ -89,9 +85,9 @@ def markdown(rows: Sequence[Row], differences: Sequence[Difference], reference: 
     tested = [difference for difference in differences if not difference.why_not]
     if tested:
         names = [metric.upper() for metric in TESTED]
-        lines += ["", f"| minus {reference.name} | {' | p | '.join(names)} | p |", "|---" * (2 * len(names) + 1) + "|"]
+        lines += ["", f"| minus {reference.name} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         for difference in tested:
-            cells = [cell.replace("\n", " ") for metric in TESTED for cell in _test_cells(difference, metric)]
+            cells = [", ".join(_test_lines(difference, metric)) for metric in TESTED]
             lines.append(f"| {difference.name} | {' | '.join(cells)} |")
         lines += ["", _note(resampling)]
     lines += [
@@ -102,25 +98,25 @@ def markdown(rows: Sequence[Row], differences: Sequence[Difference], reference: 
     return "\n".join(lines)
 
 
-def _title(rows: Sequence[Row], reference: Row) -> str:
-    result = reference.run.result
+def _title(reference: Row) -> str:
+    result, rate = reference.run.result, reference.run.result["discovery_rate"]
     return (
         f"{result['protocol']}, {result['knowledge']}, {result['setting']}: {result['num_targets']:,} targets among "
-        f"{result['num_pois']:,} places"
+        f"{result['num_pois']:,} places; D({rate['k']}, {rate['days']:g} days)"
     )
 
 
 def _note(resampling: Resampling) -> str:
     return (
-        f"intervals: {resampling.resamples:,} paired bootstrap resamples of users, seed {resampling.seed}; p: "
-        "two-sided permutation test, signs of whole users flipped; seeds of one system are averaged target by target"
+        f"{resampling.level:.0%} intervals: {resampling.resamples:,} paired bootstrap resamples of users, seed "
+        f"{resampling.seed}; p: two-sided permutation test, signs of whole users flipped; seeds of one system are averaged target by target"
     )
 
 
-def _test_cells(difference: Difference, metric: str) -> tuple[str, str]:
+def _test_lines(difference: Difference, metric: str) -> tuple[str, str, str]:
     low, high = difference.intervals[metric]
     p = difference.p_values[metric]
-    return f"{difference.means[metric]:+.4f}\n{low:+.3f} to {high:+.3f}", f"{p:.3f}" if p >= 0.001 else "<.001"
+    return f"{difference.means[metric]:+.4f}", f"{low:+.3f} to {high:+.3f}", f"p {p:.3f}" if p >= 0.001 else "p <.001"
 
 
 def _ceiling_cells(ceiling: dict[str, Any], columns: Sequence[str]) -> list[str]:

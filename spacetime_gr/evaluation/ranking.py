@@ -12,7 +12,8 @@ from spacetime_gr.evaluation.instances import Instances
 from spacetime_gr.evaluation.metrics import expected_ranks, new_place_ranks, top_places
 from spacetime_gr.evaluation.visits import LastVisits
 
-# Scores of one chunk of instances, float64: about 128 MB for all settings of a system.
+# Scores of one chunk of instances, float64: about 128 MB for each setting of a system. The cut does not depend on the
+# number of settings, since targets of one user that are cut apart do not share a reading of his history.
 _SCORES_PER_CHUNK = 1 << 24
 
 Progress = Callable[[int, int], None]  # (targets ranked, of; counted for each scorer)
@@ -77,7 +78,7 @@ def rank_targets(
     done = 0
     for system in systems:
         order = np.argsort(instances.target) if system.by_user else np.arange(len(instances))
-        for rows in _chunks(order, num_pois * len(system.names)):
+        for rows in _chunks(order, num_pois):
             chunk = instances.take(rows)
             scores = system.scorer(chunk).reshape(-1, len(rows), num_pois)
             assert len(scores) == len(system.names)
@@ -96,7 +97,7 @@ def rank_targets(
     return rankings
 
 
-def _chunks(order: np.ndarray, scores_per_instance: int) -> Iterator[np.ndarray]:
-    size = max(1, min(1024, _SCORES_PER_CHUNK // scores_per_instance))
+def _chunks(order: np.ndarray, num_pois: int) -> Iterator[np.ndarray]:
+    size = max(1, min(1024, _SCORES_PER_CHUNK // num_pois))
     for start in range(0, len(order), size):
         yield order[start : start + size]

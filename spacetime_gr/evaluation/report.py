@@ -14,8 +14,8 @@ _COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "mrr")  # what fits an 80-column t
 
 
 def print_report(result: Mapping[str, Any], console: Console) -> None:
-    """Print a table of the model, the counters and the ceiling, with HR@10 on returns and on discoveries, an interval
-    below each figure; then what discovery there is, and the curve of the knob if several settings were asked for."""
+    """Print a table of the model, the counters and the ceiling, with HR@10 on returns and on discoveries and half the
+    width of its interval below each figure; then what discovery there is, and the curve of the knob if there is one."""
     slices = next(iter(result["baseline_slices"].values()))
     table = Table(
         title=f"{result['protocol']}, {result['knowledge']}, {result['setting']}: "
@@ -40,7 +40,7 @@ def print_report(result: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     _say(
         console,
-        f"below each figure its {intervals['level']:.0%} interval: {intervals['resamples']:,} bootstrap resamples of "
+        f"±: half of the {intervals['level']:.0%} interval, {intervals['resamples']:,} bootstrap resamples of "
         f"{result['num_users']:,} users, seed {intervals['seed']}",
     )
     if "nll_nats" in result:
@@ -60,8 +60,8 @@ def _print_discovery(result: Mapping[str, Any], console: Console) -> None:
         f"D({rate['k']},{rate['days']:g})\nslots",
         "\nhits",
         "new only\nHR@10",
-        "coverage",
-        "category\nJS",
+        "cover-\nage",
+        "categ.\nJS",
         "listed\nkm",
         "hit\nkm",
     ):
@@ -107,10 +107,7 @@ def _cells(label: str, metrics: Mapping[str, Any], slices: Mapping[str, Any]) ->
 
 def _interval_cells(parts: Mapping[str, Any]) -> list[str]:
     pairs = [parts["all"][name] for name in _COLUMNS] + [parts[name]["hr@10"] for name in SLICES]
-    return [
-        "",
-        *("-" if pair is None else "-".join(f"{bound:.3f}".removeprefix("0") for bound in pair) for pair in pairs),
-    ]
+    return ["", *("-" if pair is None else f"±{(pair[1] - pair[0]) / 2:.3f}".replace("0.", ".") for pair in pairs)]
 
 
 def _figure(value: float | None, digits: int = 4) -> str:
