@@ -109,7 +109,8 @@ def _title(reference: Row) -> str:
 def _note(resampling: Resampling) -> str:
     return (
         f"{resampling.level:.0%} intervals: {resampling.resamples:,} paired bootstrap resamples of users, seed "
-        f"{resampling.seed}; p: two-sided permutation test, signs of whole users flipped; seeds of one system are averaged target by target"
+        f"{resampling.seed}; p: two-sided permutation test, signs of whole users flipped; seeds of one system are "
+        "averaged target by target"
     )
 
 
