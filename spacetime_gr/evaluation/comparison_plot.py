@@ -98,8 +98,9 @@ def _system(
 ) -> None:
     """A point, and a model's settings of the knob as a line of small ones with their odds. Where there is no discovery
     there is no point."""
-    if None not in point:
-        axes.plot([point[0]], [point[1]], "o", color=colour, markersize=6)  # type: ignore[list-item]
+    x, y = point
+    if x is not None and y is not None:
+        axes.plot(x, y, "o", color=colour, markersize=6)
     if curve and None not in curve[0]:
         axes.plot(*zip(*curve, strict=True), ".-", color=colour, linewidth=1.2, markersize=4)
         for setting, place in zip(row.curve, curve, strict=True):
