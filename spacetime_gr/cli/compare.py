@@ -41,7 +41,10 @@ def compare(
     groups = read_groups(given)
     found = rows(groups)
     num_models = sum("metrics" in runs[0].result for runs in groups.values())
-    shown = found if counters or num_models == 0 else found[:num_models]
+    if not counters and num_models < len(groups):
+        bare = next(runs[0].path for runs in groups.values() if "metrics" not in runs[0].result)
+        raise ValueError(f"{bare} holds counters only, of which --no-counters shows none; leave one of the two out")
+    shown = found if counters else found[:num_models]
     names = [row.name for row in shown]
     if against is not None and against not in names:
         raise ValueError(f"--against {against!r} is none of the rows: {', '.join(names)}")

@@ -51,6 +51,11 @@ def test_markdown_says_what_cannot_be_compared(app: typer.Typer, results: Path) 
     assert "is not comparable with popularity: data fingerprint " in shown
 
 
+def test_counters_without_counters_are_refused(app: typer.Typer, results: Path) -> None:
+    with pytest.raises(ValueError, match=r"city-7\.json holds counters only"):
+        CliRunner().invoke(app, ["compare", str(results / "city-7.json"), "--no-counters"], catch_exceptions=False)
+
+
 def test_an_unknown_reference_is_refused(app: typer.Typer, results: Path) -> None:
     with pytest.raises(ValueError, match="--against 'nobody' is none of the rows: popularity, "):
         CliRunner().invoke(
