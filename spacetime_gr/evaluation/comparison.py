@@ -70,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """System minus reference over the same targets: means, 95 % intervals (None: no target) and p-values by metric.
+    """System minus reference over the same targets: means, intervals and p-values by metric.
 
     why_not: why there is no test, else empty.
     """
@@ -93,10 +93,11 @@ def read_groups(given: Sequence[str]) -> dict[str, list[Run]]:
     """
     groups: dict[str, list[Run]] = {}
     for text in given:
-        name, separator, paths = text.partition("=")
-        files = [file for part in (paths if separator else text).split(",") for file in _files(Path(part))]
-        if not separator:
-            name = _name(Path(text))
+        # An equals sign may be part of a path.
+        name, separator, paths = ("", "", text) if Path(text).exists() else text.partition("=")
+        parts = [Path(part) for part in (paths if separator else text).split(",")]
+        name = name if separator else _name(parts[0])
+        files = [file for part in parts for file in _files(part)]
         if name in groups:
             raise ValueError(f"two systems are called {name!r}; give them names: NAME=FILE")
         groups[name] = [_read(file) for file in files]
@@ -116,16 +117,15 @@ def different_question(result: Mapping[str, Any], reference: Mapping[str, Any]) 
 
 
 def rows(groups: Mapping[str, Sequence[Run]]) -> list[Row]:
-    """One row per group that has a model, then one per counter (once per question)."""
-    found = [
-        _row(name, runs, MODEL, runs[0].result.get("explore_curve", []))
-        for name, runs in groups.items()
-        if "metrics" in runs[0].result
-    ]
+    """One row per group that has a model, then one per counter (once per question).
+
+    The discovery rate is that of the first group's k and m; a row of others has none.
+    """
+    first = next(iter(groups.values()))[0]
+    rate = {name: first.result["discovery_rate"][name] for name in ("k", "days")}
+    found = [_row(name, runs, MODEL, rate) for name, runs in groups.items() if "metrics" in runs[0].result]
     seen: set[tuple[Any, ...]] = set()
-    first: Run | None = None
     for run in (runs[0] for runs in groups.values()):
-        first = first or run
         # What a counter scores does not depend on whether the time is hidden from a model.
         question = tuple(run.result[key] for key in _QUESTION if key != "setting")
         other = question != tuple(first.result[key] for key in _QUESTION if key != "setting")
@@ -133,12 +133,17 @@ def rows(groups: Mapping[str, Sequence[Run]]) -> list[Row]:
         for name in run.result["baselines"]:
             if (name, *question) not in seen:
                 seen.add((name, *question))
-                found.append(_row(name + suffix, [run], name))
+                found.append(_row(name + suffix, [run], name, rate))
     return found
 
 
-def figures(result: Mapping[str, Any], system: str) -> dict[str, float | None]:
-    """The figures of one system in a result by column: `METRICS`, and some of other parts of the result."""
+def figures(result: Mapping[str, Any], system: str, rate: Mapping[str, float]) -> dict[str, float | None]:
+    """The figures of one system in a result by column: `METRICS`, and some of other parts of the result.
+
+    Args:
+        rate: the k and m (`days`) of the discovery rate; if the result has others, `slots` and `hr@k` are None.
+    """
+    same = all(result["discovery_rate"][name] == value for name, value in rate.items())
     if system == MODEL:
         metrics, slices = result["metrics"], result["slices"]
     else:
@@ -148,8 +153,8 @@ def figures(result: Mapping[str, Any], system: str) -> dict[str, float | None]:
         "returns": slices["return"]["hr@10"],
         "discoveries": slices["discovery"]["hr@10"],
         "new_only": _part(result["new_places_only"], system)["hr@10"],
-        "slots": _part(result["discovery_rate"], system)["slots"],
-        "hr@k": _part(result["discovery_rate"]["grid"], system)["hr"][0],
+        "slots": _part(result["discovery_rate"], system)["slots"] if same else None,
+        "hr@k": _part(result["discovery_rate"]["grid"], system)["hr"][0] if same else None,
     }
 
 
@@ -192,19 +197,21 @@ def _mean_values(ranks: np.ndarray) -> np.ndarray:
     return np.stack([values[name].mean(axis=0) for name in TESTED], axis=1)
 
 
-def _row(name: str, runs: Sequence[Run], key: str, curve: Sequence[dict[str, Any]] = ()) -> Row:
-    found = [run.records for run in runs]
-    first = found[0]
-    ranks = None
-    if first is not None and all(records is not None and first.same_targets(records) for records in found):
-        ranks = np.stack([records.ranks[key] for records in found if records is not None])
+def _row(name: str, runs: Sequence[Run], system: str, rate: Mapping[str, float]) -> Row:
+    first, values = runs[0], [figures(run.result, system, rate) for run in runs]
+    ranks = [
+        run.records.ranks[system]
+        for run in runs
+        if run.records is not None and first.records is not None and run.records.same_targets(first.records)
+    ]
+    has_curve = system == MODEL and values[0]["slots"] is not None
     return Row(
-        name,
-        runs[0],
-        [figures(run.result, key) for run in runs],
-        ranks,
-        _part(runs[0].result["intervals"], key),
-        list(curve),
+        name=name,
+        run=first,
+        values=values,
+        ranks=np.stack(ranks) if len(ranks) == len(runs) else None,
+        intervals=_part(first.result["intervals"], system),
+        curve=first.result.get("explore_curve", []) if has_curve else [],
     )
 
 

@@ -87,6 +87,17 @@ def test_what_answers_another_question_is_not_tested(results: Path) -> None:
         read_groups([f"a={results / 'good'},{results / 'blind.json'}"])
 
 
+def test_another_k_or_m_has_no_discovery_rate_here(results: Path, tmp_path: Path) -> None:
+    folder = PreparedFolder(results / "data")
+    task = Task(protocol="time_split", discovery_k=(3,), discovery_days=(7.0,))
+    other = write_result(folder, tmp_path / "lr=0.1" / "eval.json", 0.6, 0, task)
+    good, alike = rows(read_groups([str(results / "good"), str(other)]))[:2]
+    assert alike.name == "lr=0.1"
+    assert (alike.mean("slots"), alike.mean("hr@k")) == (None, None)
+    assert good.mean("slots") is not None
+    assert compare_with(alike, good, Resampling(resamples=10)).why_not == ""
+
+
 def test_other_targets_of_the_same_number_are_noticed(results: Path) -> None:
     good, bad = rows(read_groups([str(results / "good"), str(results / "bad")]))[:2]
     assert bad.run.records is not None
