@@ -44,8 +44,26 @@ def evaluate(
             rich_help_panel=MEASURE,
         ),
     ] = None,
-    discovery_k: Annotated[int, typer.Option(help="k of the discovery rate D(k, m).", rich_help_panel=MEASURE)] = 10,
-    discovery_days: Annotated[float, typer.Option(help="m of D(k, m), in days.", rich_help_panel=MEASURE)] = 30.0,
+    discovery_k: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Every k of the discovery rate D(k, m); the first is that of the table.",
+            show_default="10 1 5 20",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None,
+    discovery_days: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Every m of D(k, m), in days; the first is that of the table.",
+            show_default="30 7 90",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None,
+    resamples: Annotated[
+        int, typer.Option(help="Bootstrap resamples of users for the intervals.", rich_help_panel=MEASURE)
+    ] = 1000,
+    bootstrap_seed: Annotated[int, typer.Option(help="Seed of the resamples.", rich_help_panel=MEASURE)] = 0,
     max_targets: Annotated[
         int | None,
         typer.Option(
@@ -59,13 +77,24 @@ def evaluate(
     ] = 128,
     batch_size: Annotated[int, typer.Option(help="Rows in one forward pass.", rich_help_panel=MODEL)] = 8,
     explore_odds: Annotated[
-        float,
-        typer.Option(help="The discovery knob: factor on the odds of exploring; 1: as learnt.", rich_help_panel=MODEL),
-    ] = 1.0,
+        list[float] | None,
+        typer.Option(
+            help="The discovery knob: factors on the odds of exploring; 1: as learnt. Several: a curve, in one pass.",
+            show_default="1",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Torch device.", show_default="cuda if there is one", rich_help_panel=MODEL)
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here.", show_default=False)] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--json",
+            help="Write the result here, and the results target by target beside it (.parquet).",
+            show_default=False,
+        ),
+    ] = None,
     reuse: Annotated[
         bool,
         typer.Option("--reuse", help="Show what the --json file holds if it answers this very question already."),
@@ -73,8 +102,9 @@ def evaluate(
 ) -> None:
     """Rank every held-out target among all places, with a model and with the counters it has to beat.
 
-    Results are given on all targets, and on **returns** (the user has been there before) and **discoveries** apart.
-    Ties are ranked at their expectation.
+    Results are given on all targets, and on **returns** (the user has been there before) and **discoveries** apart,
+    with bootstrap intervals. Ties are ranked at their expectation. Options of several numbers take them in one go
+    (--discovery-k 1 5 10) or again and again.
     """
     import dataclasses
     import json
@@ -83,8 +113,9 @@ def evaluate(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from data_pipelines.prepared import PreparedFolder
-    from spacetime_gr.evaluation.harness import Task, evaluate_folder, fingerprint
+    from spacetime_gr.evaluation.harness import DISCOVERY_DAYS, DISCOVERY_K, Task, evaluate_folder, fingerprint
     from spacetime_gr.evaluation.model_files import model_files
+    from spacetime_gr.evaluation.records import records_path
     from spacetime_gr.evaluation.report import print_report
     from spacetime_gr.evaluation.truth import find_truth
 
@@ -94,23 +125,27 @@ def evaluate(
         protocol=protocol,
         setting=setting,
         knowledge=knowledge,
-        discovery_k=discovery_k,
-        discovery_days=discovery_days,
         max_targets=max_targets,
+        resamples=resamples,
+        bootstrap_seed=bootstrap_seed,
+        discovery_k=tuple(discovery_k or DISCOVERY_K),
+        discovery_days=tuple(discovery_days or DISCOVERY_DAYS),
+        explore_odds=tuple(explore_odds or (1.0,)),
     )
     if reuse and json_file is None:
         raise ValueError("--reuse needs --json FILE: the file that may hold the answer already")
     if truth is not None and not truth.is_file():
         raise ValueError(f"--truth {truth} does not exist: expected truth.json of a simulated source")
     folder = PreparedFolder(data)
-    asked = dataclasses.asdict(task) | {
+    # As JSON gives it back, so that the two can be compared.
+    asked = json.loads(json.dumps(dataclasses.asdict(task))) | {
         "context_actions": context_actions,
-        "explore_odds": explore_odds,
         "data": fingerprint([folder.path / "manifest.json"]),
         "model": None if run is None else fingerprint(model_files(run)),
         "truth": None if truth is None else fingerprint([truth]),
     }
-    if reuse and json_file is not None and json_file.is_file():
+    records = None if json_file is None else records_path(json_file)
+    if reuse and json_file is not None and json_file.is_file() and records is not None and records.is_file():
         try:
             result = json.loads(json_file.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -132,7 +167,7 @@ def evaluate(
             context_actions=context_actions,
             batch_size=batch_size,
             blind=setting == "blind",
-            explore_odds=explore_odds,
+            explore_odds=task.explore_odds,
             device=device,
         )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -144,6 +179,7 @@ def evaluate(
             scorer,
             ceiling,
             progress=lambda done, of: bar.update(ranking, completed=done, total=of),
+            records=records,
         )
     result["asked"] = asked
     print_report(result, Console())

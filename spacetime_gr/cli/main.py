@@ -8,12 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from spacetime_gr.cli.check_leaks import check_leaks
+from spacetime_gr.cli.compare import compare
 from spacetime_gr.cli.curriculum import curriculum
 from spacetime_gr.cli.data_report import data_report
 from spacetime_gr.cli.evaluate import evaluate
 from spacetime_gr.cli.export import export
 from spacetime_gr.cli.index_plan import index_plan
 from spacetime_gr.cli.index_report import index_report
+from spacetime_gr.cli.number_lists import NumberListCommand
 from spacetime_gr.cli.plan import plan
 from spacetime_gr.cli.prepare import prepare
 from spacetime_gr.cli.recommend import recommend
@@ -29,10 +31,10 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(simulate, prepare, check_leaks, data_report, stream, curriculum, index_plan, index_report),
-    *(plan, evaluate, recommend, export),
+    *(plan, evaluate, compare, recommend, export),
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=NumberListCommand)(command)
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,52 +12,55 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spacetime_gr.evaluation.baselines import Scorer, choose_baselines
+from spacetime_gr.evaluation.catalogue import Catalogue
 from spacetime_gr.evaluation.events import EventLog
 from spacetime_gr.evaluation.instances import Instances, build_instances
-from spacetime_gr.evaluation.metrics import expected_ranks, summarise
 from spacetime_gr.evaluation.protocols import BY_NAME, choose
-from spacetime_gr.evaluation.report import slice_summaries
+from spacetime_gr.evaluation.ranking import Progress, System, rank_targets
+from spacetime_gr.evaluation.records import write_records
+from spacetime_gr.evaluation.slices import slicings
+from spacetime_gr.evaluation.summary import model_names, summarise_rankings
+from spacetime_gr.evaluation.visits import NEVER, LastVisits
 
 if TYPE_CHECKING:
     from data_pipelines.prepared import PreparedFolder
 
 SETTINGS = ("timed", "blind")
-MODEL = "model"
-# Scores of one chunk of instances, float64: about 128 MB each.
-_SCORES_PER_CHUNK = 1 << 24
-
-Progress = Callable[[int, int], None]  # (targets ranked, of; counted for each system)
+DISCOVERY_K = (10, 1, 5, 20)
+DISCOVERY_DAYS = (30.0, 7.0, 90.0)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured: the protocol's name, the setting, the state of knowledge, k and m of D(k, m), and how many
-    targets at most (a sample with a fixed seed; None: all)."""
+    """What is measured: the protocol's name, the setting, the state of knowledge, every k and m of D(k, m) (the first
+    of each for the main table), the factors on a model's odds of exploring, how many targets at most (a sample with a
+    fixed seed; None: all), and how often users are resampled, from which seed."""
 
     protocol: str = "public"
     setting: str = "timed"
     knowledge: str = "stream"
-    discovery_k: int = 10
-    discovery_days: float = 30.0
+    discovery_k: tuple[int, ...] = DISCOVERY_K
+    discovery_days: tuple[float, ...] = DISCOVERY_DAYS
+    explore_odds: tuple[float, ...] = (1.0,)
     max_targets: int | None = None
+    resamples: int = 1000
+    bootstrap_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.setting not in SETTINGS:
             raise ValueError(f"--setting is {self.setting!r}, expected one of {', '.join(SETTINGS)}")
         if self.max_targets is not None and self.max_targets < 1:
             raise ValueError(f"--max-targets is {self.max_targets}, expected at least 1, or leave it out for all")
-        if self.discovery_k < 1 or self.discovery_days <= 0:
-            raise ValueError(
-                f"--discovery-k is {self.discovery_k} and --discovery-days {self.discovery_days:g}; "
-                "both must be positive"
-            )
-
-
-class _Tally:
-    """What is kept of one scorer, instance by instance."""
-
-    def __init__(self, count: int) -> None:
-        self.ranks, self.target_scores, self.new_slots = (np.empty(count) for _ in range(3))
+        if self.resamples < 1:
+            raise ValueError(f"--resamples is {self.resamples}, expected at least 1")
+        for option, values in (
+            ("--discovery-k", self.discovery_k),
+            ("--discovery-days", self.discovery_days),
+            ("--explore-odds", self.explore_odds),
+        ):
+            if not values or not all(0 < value < math.inf for value in values) or len(set(values)) < len(values):
+                given = " ".join(f"{value:g}" for value in values)
+                raise ValueError(f"{option} is {given or 'empty'}; expected positive numbers, each once")
 
 
 def evaluate_folder(
@@ -65,12 +69,15 @@ def evaluate_folder(
     model: Scorer | None = None,
     ceiling: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    records: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model (or the counters alone) on the held-out part of a prepared folder.
 
     Args:
-        model: log-probabilities (n, num_pois) of a batch of instances; None leaves the model out.
+        model: log-probabilities of a batch of instances, (n, num_pois), or (settings, n, num_pois) where the task has
+            several `explore_odds`; None leaves the model out.
         ceiling: what `find_truth` gives.
+        records: Parquet file for the results target by target; None writes none.
 
     Returns:
         The object that `--json` writes; see docs/evaluate.md.
@@ -92,7 +99,9 @@ def evaluate_folder(
         "knowledge": task.knowledge,
         "source": source,
         "data_fingerprint": fingerprint([folder.path / "manifest.json"]),
-        **evaluate_instances(instances, task, model, progress),
+        **evaluate_instances(
+            instances, task, model, progress, catalogue=Catalogue.from_folder(folder), records=records
+        ),
     }
     if ceiling is not None:
         result["ceiling"] = dict(ceiling)
@@ -109,60 +118,29 @@ def fingerprint(files: Sequence[Path]) -> str:
 
 
 def evaluate_instances(
-    instances: Instances, task: Task, model: Scorer | None = None, progress: Progress | None = None
+    instances: Instances,
+    task: Task,
+    model: Scorer | None = None,
+    progress: Progress | None = None,
+    *,
+    catalogue: Catalogue | None = None,
+    records: Path | None = None,
 ) -> dict[str, Any]:
-    """The part of the result that depends on the instances only."""
-    scorers = choose_baselines(instances.knowledge, task.setting)
+    """The part of the result that depends on the instances only.
+
+    Args:
+        catalogue: None leaves out what needs the coordinates or categories of places.
+    """
+    models = model_names(task.explore_odds) if model is not None else []
+    systems = [System((name,), scorer) for name, scorer in choose_baselines(instances.knowledge, task.setting).items()]
     if model is not None:
-        scorers = {MODEL: model, **scorers}
-    tallies = {name: _Tally(len(instances)) for name in scorers}
-    k = min(task.discovery_k, instances.log.num_pois)
-    is_new = np.empty(len(instances), bool)
-    done = 0
-    for name, scorer in scorers.items():
-        tally = tallies[name]
-        # The counters need rising times; a model reads a user's history once for all of his targets.
-        order = np.argsort(instances.target) if name == MODEL else np.arange(len(instances))
-        for rows in _chunks(order, instances.log.num_pois):
-            chunk = instances.take(rows)
-            visited = chunk.visited_within(task.discovery_days)
-            scores = scorer(chunk)
-            assert scores.shape == visited.shape
-            is_new[rows] = ~np.take_along_axis(visited, chunk.target_poi[:, None], axis=1)[:, 0]
-            tally.ranks[rows] = expected_ranks(scores, chunk.target_poi)
-            tally.target_scores[rows] = np.take_along_axis(scores, chunk.target_poi[:, None], axis=1)[:, 0]
-            top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-            tally.new_slots[rows] = 1 - np.take_along_axis(visited, top, axis=1).mean(axis=1)
-            done += len(rows)
-            if progress is not None:
-                progress(done, len(instances) * len(scorers))
-
-    discovery = instances.is_discovery()
-    ranks = {name: tally.ranks for name, tally in tallies.items()}
-    metrics = {name: summarise(values) for name, values in ranks.items()}
-    slices = {name: slice_summaries(values, discovery) for name, values in ranks.items()}
-    novelty = {name: _discovery_rate(ranks[name], tally.new_slots, is_new, k) for name, tally in tallies.items()}
-    result: dict[str, Any] = {
-        "num_targets": len(instances),
-        "num_pois": instances.log.num_pois,
-        "num_discoveries": int(discovery.sum()),
-        "discovery_rate": {"k": k, "days": task.discovery_days, "baselines": novelty},
-    }
-    if model is not None:
-        result |= {"metrics": metrics.pop(MODEL), "slices": slices.pop(MODEL)}
-        result["discovery_rate"][MODEL] = novelty.pop(MODEL)
-        nll = -tallies[MODEL].target_scores.mean()
-        result["nll_nats"] = float(nll) if np.isfinite(nll) else None
-    return result | {"baselines": metrics, "baseline_slices": slices}
-
-
-def _chunks(order: np.ndarray, num_pois: int) -> Iterator[np.ndarray]:
-    size = max(1, min(1024, _SCORES_PER_CHUNK // num_pois))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
-def _discovery_rate(ranks: np.ndarray, new_slots: np.ndarray, is_new: np.ndarray, k: int) -> dict[str, float | None]:
-    """D(k, m) in both normalisations: share of the top-k slots that are new, and share of the hits that are new."""
-    hits = ranks <= k
-    return {"slots": float(new_slots.mean()), "hits": float(is_new[hits].mean()) if hits.any() else None}
+        systems.insert(0, System(models, model, by_user=True))
+    last_visits = LastVisits(instances.log)
+    k = min(max(task.discovery_k), instances.log.num_pois)
+    rankings = rank_targets(instances, systems, k, last_visits, progress)
+    target_age = last_visits.age(instances.log.user[instances.target], instances.target_poi, instances.target_time)
+    discovery = target_age == NEVER
+    groups = slicings(instances, discovery, catalogue)
+    if records is not None:
+        write_records(records, instances, target_age, discovery, groups, rankings, models)
+    return summarise_rankings(instances, rankings, models, task, target_age, discovery, groups, catalogue)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spacetime_gr.evaluation.events import EventLog
+from spacetime_gr.evaluation.visits import NEVER, LastVisits
 
 KNOWLEDGE = ("stream", "same")
 
@@ -82,21 +83,21 @@ class Instances:
 
         Judged on the whole stream under either state of knowledge, so that the slices hold the same targets.
         """
-        log = self.log
-        key = log.user * np.int64(log.num_pois) + log.poi_row
-        order = np.lexsort((log.timestamp, key))
-        first_visit = log.timestamp[order[np.searchsorted(key, key[self.target], sorter=order)]]
-        return first_visit >= self.target_time
+        return LastVisits(self.log).age(self.log.user[self.target], self.target_poi, self.target_time) == NEVER
 
-    def visited_within(self, days: float) -> np.ndarray:
-        """(n, num_pois) bool: places where the user was in the so many days before the target, on record or known."""
+    def visited(self) -> tuple[np.ndarray, np.ndarray]:
+        """Instance and place, each pair once, where the user was strictly before the target, on record or known."""
         events, offsets = expand_ranges(self.start, self.target)
-        age = np.repeat(self.target_time, np.diff(offsets)) - self.log.timestamp[events]
         row = np.repeat(np.arange(len(self)), np.diff(offsets))
-        recent = (age > 0) & (age <= days * 86_400)
-        visited = np.zeros((len(self), self.log.num_pois), bool)
-        visited[row[recent], self.log.poi_row[events[recent]]] = True
-        return visited
+        earlier = self.log.timestamp[events] < self.target_time[row]
+        pair = np.unique(row[earlier] * np.int64(self.log.num_pois) + self.log.poi_row[events[earlier]])
+        return pair // self.log.num_pois, pair % self.log.num_pois
+
+    def last_place(self) -> np.ndarray:
+        """(n,) int64 place of the last known event before each target, -1 where nothing is known."""
+        # The second slice may be empty: then the last event is that of the first.
+        last = np.where(self.stop > self.resume, self.stop, self.base_end) - 1
+        return np.where(self.history_lengths > 0, self.log.poi_row[last], -1)
 
 
 def expand_ranges(firsts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -42,12 +42,51 @@ def expected_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return greater + (equal + 1) / 2
 
 
+def new_place_ranks(
+    scores: np.ndarray, targets: np.ndarray, ranks: np.ndarray, visited: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Rank of each target in a list of new places only: the places where the user has been are left out.
+
+    Args:
+        scores, targets: as for `expected_ranks`, whose result is `ranks`.
+        visited: rows and columns of `scores` where the user has been before, each pair once.
+
+    Returns:
+        (n,) float64; NaN where the user has been at the target.
+    """
+    row, column = visited
+    seen, target = scores[row, column], scores[row, targets[row]]
+    better = np.bincount(row[seen > target], minlength=len(scores))
+    equal = np.bincount(row[seen == target], minlength=len(scores))
+    new_ranks = ranks - better - equal / 2
+    new_ranks[row[column == targets[row]]] = np.nan
+    return new_ranks
+
+
+def top_places(scores: np.ndarray, k: int) -> np.ndarray:
+    """(n, k) int32 columns of the highest scores of each row, best first; ties in the order of the columns."""
+    edge = np.partition(scores, -k, axis=1)[:, -k, None]
+    row, column = np.nonzero(scores >= edge)
+    at_edge = scores[row, column] == edge[row, 0]
+    # Of the places that tie at the edge, as many as there is room for after those above it.
+    room = k - np.bincount(row[~at_edge], minlength=len(scores))
+    so_far = np.concatenate([[0], np.cumsum(at_edge)])
+    number = so_far[1:] - so_far[np.searchsorted(row, np.arange(len(scores)))][row]
+    columns = column[~at_edge | (number <= room[row])].reshape(len(scores), k)
+    order = np.argsort(-np.take_along_axis(scores, columns, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1).astype(np.int32)
+
+
+def contributions(ranks: np.ndarray) -> dict[str, np.ndarray]:
+    """What each target adds to each of `METRICS`: (n,) float64 arrays, whose mean is the metric."""
+    gain, reciprocal = 1 / np.log2(1 + ranks), 1 / ranks
+    values = {f"hr@{k}": (ranks <= k).astype(np.float64) for k in HIT_CUTOFFS}
+    values |= {f"ndcg@{k}": np.where(ranks <= k, gain, 0.0) for k in NDCG_CUTOFFS}
+    return values | {"mrr": reciprocal}
+
+
 def summarise(ranks: np.ndarray) -> dict[str, float | None]:
     """Means of all `METRICS` over ranks (n,); None for each when there is no rank."""
     if len(ranks) == 0:
         return dict.fromkeys(METRICS)
-    summary: dict[str, float | None] = {f"hr@{k}": float((ranks <= k).mean()) for k in HIT_CUTOFFS}
-    gain = 1 / np.log2(1 + ranks)
-    summary |= {f"ndcg@{k}": float(np.where(ranks <= k, gain, 0.0).mean()) for k in NDCG_CUTOFFS}
-    summary["mrr"] = float((1 / ranks).mean())
-    return summary
+    return {name: float(values.mean()) for name, values in contributions(ranks).items()}

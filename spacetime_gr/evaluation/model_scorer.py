@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,13 +25,14 @@ _SAME_PLACE_DEGREES = 1e-4
 
 
 class ModelScorer:
-    """Scores instances with a model; call it with `Instances`, get (n, num_pois) float64 log-probabilities.
+    """Scores instances with a model; call it with `Instances`, get (settings, n, num_pois) float64 log-probabilities.
 
     Args:
         context_actions: the longest row of known actions that the model reads.
         batch_size: rows in one forward pass.
         blind: hide the time of the target.
-        explore_odds: factor on the odds of exploring against returning (the discovery knob; 1 = as learnt).
+        explore_odds: settings of the discovery knob, factors on the odds of exploring against returning (1 = as
+            learnt); they share the forward passes.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class ModelScorer:
         context_actions: int = 128,
         batch_size: int = 8,
         blind: bool = False,
-        explore_odds: float = 1.0,
+        explore_odds: Sequence[float] = (1.0,),
     ) -> None:
         longest = model.config.max_position_embeddings // tokenizer.tokens_per_action - 1
         if not 1 <= context_actions <= longest:
@@ -51,30 +53,30 @@ class ModelScorer:
             )
         if batch_size < 1:
             raise ValueError(f"--batch-size is {batch_size}, expected at least 1")
-        if explore_odds <= 0:
-            raise ValueError(f"--explore-odds is {explore_odds:g}, expected above 0 (1 = as learnt)")
         self.model = model
         self.tokenizer = tokenizer
         self.context_actions = context_actions
         self.batch_size = batch_size
         self.blind = blind
-        self.explore_odds = explore_odds
+        self.explore_odds = tuple(explore_odds)
 
     def __call__(self, instances: Instances) -> np.ndarray:
-        """(n, num_pois) float64 log-probabilities.
+        """(settings, n, num_pois) float64 log-probabilities.
 
         Targets of one user that stand near each other share one reading of the history: a row holds at most
         `context_actions` events, and each target sees those before it, at least half of `context_actions` where the
         user has as many.
         """
         groups = self._groups(instances)
-        scores = np.empty((len(instances), instances.log.num_pois))
-        # Rows of like length and like number of targets share a batch, so that little of it is padding.
-        order = np.lexsort(([len(rows) for rows in groups], [instances.history_lengths[rows[-1]] for rows in groups]))
+        scores = np.empty((len(self.explore_odds), len(instances), instances.log.num_pois))
+        # Every row of a batch is scored for as many targets as its fullest, and that is what costs: rows of one number
+        # of targets share a batch, and among these rows of like length.
+        order = np.lexsort(([instances.history_lengths[rows[-1]] for rows in groups], [len(rows) for rows in groups]))
         for start in range(0, len(order), self.batch_size):
             batch = [groups[i] for i in order[start : start + self.batch_size]]
-            for rows, result in zip(batch, self._score(instances, batch), strict=True):
-                scores[rows] = result[: len(rows)]
+            found = self._score(instances, batch)
+            for number, rows in enumerate(batch):
+                scores[:, rows] = found[:, number, : len(rows)]
         return scores
 
     def _groups(self, instances: Instances) -> list[np.ndarray]:
@@ -97,7 +99,7 @@ class ModelScorer:
         return groups
 
     def _score(self, instances: Instances, groups: list[np.ndarray]) -> np.ndarray:
-        """Scores of the groups' instances, shape (groups, most instances in one, num_pois)."""
+        """Scores of the groups' instances, shape (settings, groups, most instances in one, num_pois)."""
         import torch
 
         last = instances.take(np.array([rows[-1] for rows in groups]))
@@ -154,7 +156,7 @@ def load_scorer(
     context_actions: int,
     batch_size: int,
     blind: bool,
-    explore_odds: float = 1.0,
+    explore_odds: Sequence[float] = (1.0,),
     device: str | None = None,
 ) -> ModelScorer:
     """A scorer from a run directory (its `export/`) or from an exported folder.

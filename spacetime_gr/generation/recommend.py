@@ -62,7 +62,7 @@ class RecommendMixin:
         requests: Mapping[str, Tensor],
         after: Tensor,
         index: POIIndex,
-        explore_odds: float = 1.0,
+        explore_odds: float | Sequence[float] = 1.0,
     ) -> Tensor:
         """Exact log-probabilities of every place, for many requests that share a history.
 
@@ -70,21 +70,28 @@ class RecommendMixin:
             rows: left-padded histories of whole actions, shape (batch, length).
             requests: u tokens, shape (batch, requests); each sees its own part of the history and itself.
             after: how many columns of its row each request sees, shape (batch, requests).
-            index, explore_odds: as for `score_pois`.
+            index: as for `score_pois`.
+            explore_odds: the discovery knob, see `recommend`; several settings share the forward passes.
 
         Returns:
-            At least float32, shape (batch, requests, num_pois).
+            At least float32, shape (batch, requests, num_pois), with a dimension of settings before them if there are
+            several.
         """
         self.places.check(index)
-        prefix = SharedHistory(self, rows, requests, after, explore_odds)
+        odds: float | Tensor
+        if isinstance(explore_odds, Sequence):
+            odds = torch.tensor(explore_odds, device=after.device)[:, None, None]
+        else:
+            odds = explore_odds
+        prefix = SharedHistory(self, rows, requests, after, odds)
         blocks = torch.arange(index.num_blocks, device=after.device)
         pieces = [
-            prefix.place_log_probs(chunk.expand(*after.shape, -1)).flatten(2)
+            prefix.place_log_probs(chunk.expand(*after.shape, -1)).flatten(-2)
             for chunk in blocks.split(max(1, CANDIDATE_CHUNK // after.shape[1]))
         ]
         block, inner = index.encode(np.arange(index.num_pois), rows=True)
         columns = block.astype(np.int64) * index.num_inner + inner
-        return torch.cat(pieces, dim=2)[:, :, torch.from_numpy(columns).to(after.device)]
+        return torch.cat(pieces, dim=-1)[..., torch.from_numpy(columns).to(after.device)]
 
     @torch.inference_mode()
     def recommend(
@@ -259,7 +266,8 @@ class SharedHistory:
     """Histories read once, requests beside each other after them, and candidate blocks beside each other after those.
 
     A request sees the part of the history that it is given and itself; a candidate block sees what its request sees,
-    the request and itself. `block_log_probs` has the shape (batch, requests, num_blocks).
+    the request and itself. `block_log_probs` has the shape (batch, requests, num_blocks), with a dimension of settings
+    before them if `explore_odds` has the shape (settings, 1, 1).
     """
 
     def __init__(
@@ -268,7 +276,7 @@ class SharedHistory:
         rows: Mapping[str, Tensor],
         requests: Mapping[str, Tensor],
         after: Tensor,
-        explore_odds: float,
+        explore_odds: float | Tensor,
     ) -> None:
         self.model, self.explore_odds = model, explore_odds
         self.requests, self.after = requests, after
@@ -313,7 +321,7 @@ class SharedHistory:
                 requests["user_block"], self.memory.block, None, explore_odds,
             )  # fmt: skip
             log_probs = mix_into(log_probs, pointer, model.config.vocabulary.block_start)
-        self.block_log_probs = log_probs.unflatten(0, after.shape)
+        self.block_log_probs = log_probs.unflatten(-2, after.shape)
 
     def place_log_probs(self, blocks: Tensor) -> Tensor:
         """Log-probabilities of the places of candidate blocks.
@@ -322,7 +330,8 @@ class SharedHistory:
             blocks: block ids from 0, shape (batch, requests, candidates).
 
         Returns:
-            At least float32, (batch, requests, candidates, num_inner); about -1e30 where a block has no such inner id.
+            At least float32, ([settings,] batch, requests, candidates, num_inner); about -1e30 where a block has no
+            such inner id.
         """
         model, config = self.model, self.model.config
         batch, count, candidates = blocks.shape
@@ -350,8 +359,9 @@ class SharedHistory:
                 torch.zeros_like(self.after), self.memory.inner, tokens, self.explore_odds, candidates,
             )  # fmt: skip
             log_probs = mix_into(log_probs, pointer, config.vocabulary.inner_start)
-        log_probs = log_probs.masked_fill(scores <= NEVER, NEVER).unflatten(0, (batch, count, candidates))
-        return self.block_log_probs.gather(2, blocks).unsqueeze(-1) + log_probs
+        log_probs = log_probs.masked_fill(scores <= NEVER, NEVER).unflatten(-2, (batch, count, candidates))
+        chosen = blocks.expand(*self.block_log_probs.shape[:-3], *blocks.shape)
+        return self.block_log_probs.gather(-1, chosen).unsqueeze(-1) + log_probs
 
 
 def _refuse_the_future(timestamp: np.ndarray, offsets: np.ndarray, request_time: np.ndarray) -> None:

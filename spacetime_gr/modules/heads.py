@@ -147,7 +147,7 @@ class TypedHeadsMixin:
         user_block: Tensor,
         pointed: Tensor,
         current_block: Tensor | None = None,
-        explore_odds: float = 1.0,
+        explore_odds: float | Tensor = 1.0,
         candidates: int = 1,
     ) -> Pointer:
         """Pointer and gate at a grid of queries.
@@ -157,7 +157,7 @@ class TypedHeadsMixin:
             position, segment, local_time, user_block: of the queries, shape (batch, queries).
             pointed: the tokens that the memories stand for, shape (batch, slots).
             current_block: block tokens of the queries, when only memories in that block count.
-            explore_odds: factor on the gate's odds (the discovery knob).
+            explore_odds: factor on the gate's odds (the discovery knob); several have the shape (settings, 1, 1).
             candidates: how many states in a row share one query's place in the sequence.
         """
         if not self.config.use_clock:

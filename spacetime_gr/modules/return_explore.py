@@ -124,7 +124,12 @@ class ReturnExplore(nn.Module):
         self.gate = nn.Linear(config.hidden_size, 1)
 
     def forward(
-        self, hidden: Tensor, memory: Memory, visible: Tensor, relation: tuple[Tensor, ...], explore_odds: float = 1.0
+        self,
+        hidden: Tensor,
+        memory: Memory,
+        visible: Tensor,
+        relation: tuple[Tensor, ...],
+        explore_odds: float | Tensor = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Pointer and gate for a grid of queries.
 
@@ -133,11 +138,12 @@ class ReturnExplore(nn.Module):
             memory: what can be pointed to.
             visible: which memories each query may point to, shape (batch, queries, slots).
             relation: from `relations`, each (batch, queries, slots).
-            explore_odds: factor on the gate's odds g / (1 - g): the discovery knob (1 = as learnt).
+            explore_odds: factor on the gate's odds g / (1 - g): the discovery knob (1 = as learnt); several settings
+                at once have the shape (settings, 1, 1).
 
         Returns:
             log pointer weights (batch, queries, slots), `NEVER` where not visible; log g and log (1 - g), both
-            (batch, queries). All at least float32.
+            ([settings,] batch, queries). All at least float32.
         """
         scores = self.scale * self.query(hidden) @ self.key(memory.hidden).transpose(1, 2)
         bias = self.relation(hidden)
@@ -146,7 +152,8 @@ class ReturnExplore(nn.Module):
         scores = full_precision(scores).masked_fill(~visible, NEVER)
         anything = visible.any(-1)
         log_weights = torch.where(visible, functional.log_softmax(scores, dim=-1), NEVER)
-        odds = full_precision(self.gate(hidden).squeeze(-1)) + math.log(explore_odds)
+        shift = explore_odds.log() if isinstance(explore_odds, Tensor) else math.log(explore_odds)
+        odds = full_precision(self.gate(hidden).squeeze(-1)) + shift
         log_explore = torch.where(anything, functional.logsigmoid(odds), 0.0)
         log_return = torch.where(anything, functional.logsigmoid(-odds), NEVER)
         return log_weights, log_explore, log_return
@@ -160,7 +167,8 @@ def pointed_log_mass(log_weights: Tensor, matches: Tensor) -> Tensor:
 
 @dataclass
 class Pointer:
-    """Result of a pointer: tokens (batch, slots), log weights (batch, queries, slots), log gate and its complement."""
+    """Result of a pointer: tokens (batch, slots), log weights (batch, queries, slots), log gate and its complement,
+    both with a dimension of settings before (batch, queries) if the knob has several."""
 
     tokens: Tensor
     log_weights: Tensor
@@ -169,7 +177,7 @@ class Pointer:
 
 
 def mix_into(log_probs: Tensor, pointer: Pointer, first_token: int) -> Tensor:
-    """Log-probabilities of the mixture over a whole range of tokens, shape (batch * queries, classes).
+    """Log-probabilities of the mixture over a whole range of tokens, shape ([settings,] batch * queries, classes).
 
     Args:
         log_probs: softmax part, shape (batch * queries, classes).
@@ -183,5 +191,5 @@ def mix_into(log_probs: Tensor, pointer: Pointer, first_token: int) -> Tensor:
     mass = mass.scatter_add(2, target, pointer.log_weights.exp()).flatten(0, 1)
     # Never been there: no mass at all, so that what cannot be (a spare block) keeps a probability of zero.
     returned = mass.clamp(min=torch.finfo(mass.dtype).tiny).log().masked_fill(mass == 0, NEVER)
-    returned = returned + pointer.log_return.flatten().unsqueeze(-1)
-    return torch.logaddexp(pointer.log_explore.flatten().unsqueeze(-1) + log_probs, returned)
+    returned = returned + pointer.log_return.flatten(-2).unsqueeze(-1)
+    return torch.logaddexp(pointer.log_explore.flatten(-2).unsqueeze(-1) + log_probs, returned)

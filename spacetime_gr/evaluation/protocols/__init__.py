@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from spacetime_gr.evaluation.events import EventLog
 from spacetime_gr.evaluation.instances import Targets
+from spacetime_gr.evaluation.protocols.last_per_user import last_per_user
 from spacetime_gr.evaluation.protocols.sthgcn import sthgcn
-from spacetime_gr.evaluation.protocols.time_split import last_per_user, time_split
+from spacetime_gr.evaluation.protocols.time_split import time_split
 from spacetime_gr.evaluation.protocols.trajectory_end import getnext, lessismore
 
 Protocol = Callable[[EventLog], Targets]

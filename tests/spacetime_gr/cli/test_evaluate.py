@@ -6,6 +6,7 @@ import typer
 from typer.testing import CliRunner
 
 from spacetime_gr.cli.evaluate import evaluate
+from spacetime_gr.cli.number_lists import NumberListCommand
 from tests.spacetime_gr.evaluation.folders import write_folder
 from tests.spacetime_gr.evaluation.logs import random_log
 
@@ -13,7 +14,7 @@ from tests.spacetime_gr.evaluation.logs import random_log
 @pytest.fixture
 def app() -> typer.Typer:
     app = typer.Typer()
-    app.command()(evaluate)
+    app.command(cls=NumberListCommand)(evaluate)
     return app
 
 
@@ -28,10 +29,39 @@ def test_counters_alone(app: typer.Typer, tmp_path: Path) -> None:
     assert f"{result['num_discoveries']}┃" in outcome.stdout  # the head of the column of discoveries
 
 
+def test_several_numbers_in_one_go_and_again(app: typer.Typer, tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", random_log(seed=7))
+    out = tmp_path / "result.json"
+    arguments = [
+        "--discovery-k",
+        "3",
+        "1",
+        "--discovery-days",
+        "7",
+        "2.5",
+        "--baselines-only",
+        "--discovery-days",
+        "1e2",
+    ]
+    arguments += ["--data", str(tmp_path / "data"), "--protocol", "time_split", "--json", str(out), "--reuse"]
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    rate = json.loads(out.read_text(encoding="utf-8"))["discovery_rate"]
+    assert (rate["k"], rate["days"]) == (3, 7)
+    assert (rate["grid"]["k"], rate["grid"]["days"]) == ([3, 1], [7.0, 2.5, 100.0])
+    written = out.stat().st_mtime_ns, out.with_suffix(".parquet").stat().st_mtime_ns
+    outcome = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "already evaluated" in outcome.stderr
+    assert written == (out.stat().st_mtime_ns, out.with_suffix(".parquet").stat().st_mtime_ns)
+    out.with_suffix(".parquet").unlink()
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert out.with_suffix(".parquet").is_file()
+
+
 def test_reuse_of_a_damaged_result_is_refused_by_name(app: typer.Typer, tmp_path: Path) -> None:
     write_folder(tmp_path / "data", random_log(seed=7))
     out = tmp_path / "result.json"
     out.write_text('{"metrics": ')
+    out.with_suffix(".parquet").touch()
     arguments = ["--baselines-only", "--data", str(tmp_path / "data"), "--json", str(out), "--reuse"]
     with pytest.raises(ValueError, match=r"result\.json is not readable JSON"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)

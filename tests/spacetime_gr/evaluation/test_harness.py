@@ -3,12 +3,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from spacetime_gr.evaluation.discovery import discovery_grid
 from spacetime_gr.evaluation.events import EventLog
 from spacetime_gr.evaluation.harness import Task, evaluate_folder, evaluate_instances
 from spacetime_gr.evaluation.instances import Instances, build_instances
-from spacetime_gr.evaluation.metrics import METRICS
+from spacetime_gr.evaluation.metrics import METRICS, summarise
 from spacetime_gr.evaluation.protocols import time_split
 from spacetime_gr.evaluation.truth import find_truth
 from tests.spacetime_gr.evaluation.folders import write_folder
@@ -78,7 +80,7 @@ def test_discovery_rate_by_hand() -> None:
     def listed(instances: Instances) -> np.ndarray:
         return np.log(np.tile([0.4, 0.3, 0.1, 0.1, 0.05, 0.05], (len(instances), 1)))
 
-    task = Task(discovery_k=2, discovery_days=5)
+    task = Task(discovery_k=(2,), discovery_days=(5,))
     rate = evaluate_instances(build_instances(time_split(log_of(rows))), task, listed)["discovery_rate"]
     assert (rate["k"], rate["days"]) == (2, 5)
     assert rate["model"] == {"slots": 0.5, "hits": 0.5}
@@ -95,8 +97,57 @@ def test_impossible_target_has_no_finite_likelihood() -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="expected one of timed, blind"):
         Task(setting="dark")
-    with pytest.raises(ValueError, match="must be positive"):
-        Task(discovery_k=0)
+    for values in ((0,), (1, 1), ()):
+        with pytest.raises(ValueError, match=r"--discovery-k is .*expected positive numbers, each once"):
+            Task(discovery_k=values)
+    with pytest.raises(ValueError, match="--explore-odds is -1"):
+        Task(explore_odds=(-1.0,))
+    with pytest.raises(ValueError, match="--resamples is 0"):
+        Task(resamples=0)
+
+
+def test_settings_of_the_knob_share_a_pass_and_give_a_curve() -> None:
+    calls = []
+
+    def knob(instances: Instances) -> np.ndarray:
+        calls.append(len(instances))
+        wrong = np.roll(oracle(instances), 1, axis=1)
+        return np.stack([wrong, oracle(instances)])
+
+    instances = build_instances(time_split(random_log(seed=6)))
+    result = evaluate_instances(instances, Task(explore_odds=(4.0, 1.0)), knob)
+    assert sum(calls) == len(instances)
+    assert result["metrics"]["hr@1"] == 1.0
+    assert [setting["explore_odds"] for setting in result["explore_curve"]] == [1.0, 4.0]
+    assert [setting["metrics"]["hr@1"] for setting in result["explore_curve"]] == [1.0, 0.0]
+    assert result["explore_curve"][0]["grid"] == result["discovery_rate"]["grid"]["model"]
+    json.dumps(result, allow_nan=False)
+
+
+def test_every_figure_follows_from_the_targets_file(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", random_log(seed=6))
+    file = tmp_path / "result.parquet"
+    result = evaluate_folder(folder, Task(protocol="time_split"), oracle, records=file)
+    table = pq.read_table(file)
+    discovery = table["is_discovery"].to_numpy()
+    assert len(table) == result["num_targets"]
+    assert discovery.sum() == result["num_discoveries"]
+    for name, metrics in result["baselines"].items():
+        ranks = table[f"{name}/rank"].to_numpy()
+        assert summarise(ranks) == metrics
+        assert summarise(ranks[discovery])["mrr"] == result["baseline_slices"][name]["discovery"]["mrr"]
+        new_ranks = table[f"{name}/new_rank"].drop_null().to_numpy()
+        assert summarise(new_ranks) == result["new_places_only"]["baselines"][name]
+        age = np.array(table[f"{name}/places_age_s"].to_pylist())
+        target_age = table["age_s"].to_numpy()
+        k, days = result["discovery_rate"]["grid"]["k"], result["discovery_rate"]["grid"]["days"]
+        assert discovery_grid(ranks, age, target_age, k, days) == result["discovery_rate"]["grid"]["baselines"][name]
+    assert -table["model/log_prob"].to_numpy().mean() == pytest.approx(result["nll_nats"])
+    assert "visits_stream/log_prob" not in table.column_names
+    seen = np.array(table["slice/seen"].to_pylist())
+    assert ((seen == "never") == discovery).all()
+    places = np.array(table["visits_stream/places"].to_pylist())
+    assert result["beyond_accuracy"]["baselines"]["visits_stream"]["coverage"] == len(set(places[:, :10].ravel())) / 12
 
 
 def test_truth_is_a_ceiling_for_the_time_split_only(tmp_path: Path) -> None:

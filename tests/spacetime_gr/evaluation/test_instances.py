@@ -43,9 +43,23 @@ def test_discovery_is_judged_on_the_stream() -> None:
         assert instances(knowledge, [3, 5, 7]).is_discovery().tolist() == [True, True, False]
 
 
-def test_visited_within_days() -> None:
-    visited = instances("stream", [5]).visited_within(3.5)
-    assert np.flatnonzero(visited[0]).tolist() == [2, 3]
+def test_visited_is_each_earlier_place_once() -> None:
+    """Of the second of the target nothing is earlier: place 4 is not."""
+    row, place = instances("stream", [5, 7]).visited()
+    assert list(zip(row.tolist(), place.tolist(), strict=True)) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 5)]
+
+
+@pytest.mark.parametrize("knowledge", ["stream", "same"])
+def test_last_place_is_that_of_the_last_known_event(knowledge: str) -> None:
+    given = instances(knowledge, [2, 3, 5, 7])
+    last = [history[-1] if history else -1 for history in histories(given)]
+    assert given.last_place().tolist() == last
+
+
+def test_without_history_there_is_no_last_place() -> None:
+    log = log_of([(0, 0, 0.0, "train"), (1, 0, 1.0, "test")])
+    given = build_instances(Targets(log=log, index=np.array([1]), training=log.split == 0))
+    assert given.last_place().tolist() == [-1]
 
 
 def test_history_of_a_trajectory_that_began_in_training() -> None:

@@ -53,8 +53,19 @@ def instances(log: EventLog) -> Instances:
 
 def test_scores_are_log_probabilities(scorer: ModelScorer, instances: Instances) -> None:
     scores = scorer(instances)
-    assert scores.shape == (len(instances), NUM_POIS)
-    assert np.exp(scores).sum(axis=1) == pytest.approx(1, abs=1e-4)
+    assert scores.shape == (1, len(instances), NUM_POIS)
+    assert np.exp(scores).sum(axis=2) == pytest.approx(1, abs=1e-4)
+
+
+def test_settings_of_the_knob_share_the_passes(scorer: ModelScorer, instances: Instances) -> None:
+    def at(*explore_odds: float) -> np.ndarray:
+        options = {"context_actions": 12, "batch_size": 5, "explore_odds": explore_odds}
+        return ModelScorer(scorer.model, scorer.tokenizer, **options)(instances)
+
+    together = at(0.25, 1.0, 4.0)
+    assert together == pytest.approx(np.concatenate([at(0.25), at(1.0), at(4.0)]), abs=1e-5)
+    assert np.abs(together[0] - together[2]).max() > 0.1
+    assert np.array_equal(at(1.0), scorer(instances))
 
 
 @pytest.mark.parametrize("blind", [False, True])
@@ -64,7 +75,7 @@ def test_a_shared_history_gives_the_scores_of_each_target_alone(scorer: ModelSco
     instances = instances.take(np.flatnonzero(instances.history_lengths <= 31))
     long = ModelScorer(scorer.model, scorer.tokenizer, context_actions=31, batch_size=5, blind=blind)
     assert len(long._groups(instances)) < len(instances)
-    alone = np.concatenate([long(instances.take(slice(i, i + 1))) for i in range(len(instances))])
+    alone = np.concatenate([long(instances.take(slice(i, i + 1))) for i in range(len(instances))], axis=1)
     assert np.allclose(alone, long(instances), atol=1e-4)
 
 
