@@ -16,6 +16,7 @@ from spacetime_gr.cli.index_plan import index_plan
 from spacetime_gr.cli.index_report import index_report
 from spacetime_gr.cli.prepare import prepare
 from spacetime_gr.cli.recommend import recommend
+from spacetime_gr.cli.report import report
 from spacetime_gr.cli.simulate import simulate
 from spacetime_gr.cli.stream import stream
 
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(simulate, prepare, check_leaks, data_report, stream, curriculum, index_plan, index_report),
-    *(evaluate, recommend, export),
+    *(evaluate, report, recommend, export),
 )
 for command in COMMANDS:
     app.command()(command)

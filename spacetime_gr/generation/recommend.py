@@ -259,7 +259,8 @@ class SharedHistory:
     """Histories read once, requests beside each other after them, and candidate blocks beside each other after those.
 
     A request sees the part of the history that it is given and itself; a candidate block sees what its request sees,
-    the request and itself. `block_log_probs` has the shape (batch, requests, num_blocks).
+    the request and itself. `block_log_probs` has the shape (batch, requests, num_blocks). `log_explore`, the log of the
+    probability that the person explores, has (batch, requests); None without the return-explore head.
     """
 
     def __init__(
@@ -271,6 +272,7 @@ class SharedHistory:
         explore_odds: float,
     ) -> None:
         self.model, self.explore_odds = model, explore_odds
+        self.log_explore: Tensor | None = None
         self.requests, self.after = requests, after
         side = ("user_hash", "user_block", "gap", "distance", "category", "cell")
         self.tile_sums = model.model.tile_sums()
@@ -312,6 +314,7 @@ class SharedHistory:
                 model.block_pointer, self.memory, hidden, after, self.segment, requests["local_time"],
                 requests["user_block"], self.memory.block, None, explore_odds,
             )  # fmt: skip
+            self.log_explore = pointer.log_explore
             log_probs = mix_into(log_probs, pointer, model.config.vocabulary.block_start)
         self.block_log_probs = log_probs.unflatten(0, after.shape)
 

@@ -11,10 +11,14 @@ if TYPE_CHECKING:
 
 
 class JsonLines(Callback):
-    """One object per line, steps strictly rising: a resumed run first drops the lines after its checkpoint."""
+    """One object per line, steps strictly rising: a resumed run first drops the lines after its checkpoint.
+
+    The first line after a resume tells in `resumed_from` the step of the checkpoint.
+    """
 
     def __init__(self, is_main: bool) -> None:
         self.is_main = is_main
+        self.resumed_from: int | None = None
         self.file: TextIO | None = None
 
     def on_start(self, trainer: "Trainer") -> None:
@@ -27,10 +31,13 @@ class JsonLines(Callback):
         partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(partial, path)
         self.file = path.open("a", encoding="utf-8")
+        self.resumed_from = trainer.progress.step or None
 
     def on_log(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         if self.file is not None:
-            self.file.write(json.dumps(record) + "\n")
+            resumed = {} if self.resumed_from is None else {"resumed_from": self.resumed_from}
+            self.resumed_from = None
+            self.file.write(json.dumps(record | resumed) + "\n")
             self.file.flush()
 
     def close(self, outcome: str) -> None:

@@ -1,0 +1,260 @@
+"""Held-out targets to step through: history, true next place and recommended ones over the blocks' probabilities."""
+
+import base64
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spacetime_gr.evaluation.instances import Instances
+from spacetime_gr.index import POIIndex
+from spacetime_gr.index.geometry import haversine_km
+from spacetime_gr.reports import cell_map
+from spacetime_gr.reports.cells import MAX_CELLS, View, block_cells, central_view
+from spacetime_gr.reports.charts import percent
+from spacetime_gr.reports.page import section, table
+from spacetime_gr.reports.run_targets import Answers, recent_places
+
+_LOWEST_DECADE = -5  # probabilities below 10^-5 share the darkest colour
+_PATH_LENGTH = 8  # last places that a line joins
+_MARGIN = 0.2
+_NARROWEST_DEGREES = 0.02
+
+STYLES = """
+  .picker { display: flex; gap: 8px; align-items: center; margin: 0 0 12px; }
+  .picker button, .picker select { font: inherit; padding: 6px 12px; border-radius: 8px; border: 1px solid var(--rule);
+    background: var(--ground); color: var(--ink); cursor: pointer; min-width: 0; }
+  .picker select { flex: 1 1 auto; max-width: 620px; }
+  .beside { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 20px; align-items: start; }
+  .beside article h3 { font-size: 15px; margin: 0 0 6px; }
+  .beside tr.true td { color: var(--good); font-weight: 600; }
+  .points { display: flex; flex-wrap: wrap; gap: 6px 16px; font-size: 13px; color: var(--faint); margin-top: 8px; }
+  .points i { display: inline-block; width: 12px; height: 12px; border-radius: 50%; margin-right: 6px;
+    vertical-align: -1px; border: 1px solid #10131f; }
+  @media (max-width: 900px) { .beside { grid-template-columns: minmax(0, 1fr); } }
+"""
+
+SCRIPT = """
+for (const holder of document.querySelectorAll(".targets")) {
+  const map = cellMap(holder.querySelector(".map")), {steps, lowest} = map.data;
+  const choice = holder.querySelector("select"), texts = [...holder.querySelectorAll("article")];
+  const numbers = text => new Float32Array(Uint8Array.from(atob(text), sign => sign.charCodeAt(0)).buffer);
+  const colours = {history: "#56c8f2", last: "#fff", place: "#fff", hit: "#4be08c", truth: "#4be08c"};
+  function disc(pen, x, y, size, fill) {
+    pen.beginPath(); pen.arc(x, y, size, 0, 7);
+    pen.fillStyle = fill; pen.fill();
+    pen.lineWidth = 1.5; pen.strokeStyle = "#10131f"; pen.stroke();
+  }
+  function draw(step, pen, place) {
+    pen.beginPath();
+    step.path.forEach(([lat, lon], i) => pen[i ? "lineTo" : "moveTo"](...place(lat, lon)));
+    pen.lineWidth = 1.5; pen.strokeStyle = "#56c8f2b0"; pen.stroke();
+    for (const point of step.history) disc(pen, ...place(point.lat, point.lon), point.size, colours.history);
+    for (const point of step.last) {
+      pen.beginPath(); pen.arc(...place(point.lat, point.lon), 11, 0, 7);
+      pen.lineWidth = 3; pen.strokeStyle = colours.last; pen.stroke();
+    }
+    pen.textAlign = "center"; pen.textBaseline = "middle"; pen.font = "bold 11px sans-serif";
+    for (const point of [...step.places].reverse()) {
+      const [x, y] = place(point.lat, point.lon);
+      disc(pen, x, y, 9, point.hit ? colours.hit : colours.place);
+      pen.fillStyle = "#10131f"; pen.fillText(point.rank, x, y + 0.5);
+    }
+    const [x, y] = place(step.truth.lat, step.truth.lon);
+    pen.beginPath(); pen.arc(x, y, 15, 0, 7); pen.lineWidth = 6; pen.strokeStyle = "#10131f"; pen.stroke();
+    pen.lineWidth = 3; pen.strokeStyle = colours.truth; pen.stroke();
+    if (!step.places.some(point => point.hit)) disc(pen, x, y, 5, colours.truth);
+    pen.textAlign = "start"; pen.textBaseline = "alphabetic";
+  }
+  function show(number) {
+    const step = steps[number], probs = numbers(step.blocks);
+    texts.forEach((text, i) => { text.hidden = i !== number; });
+    choice.selectedIndex = number;
+    const share = p => Math.floor((Math.log10(p) - lowest) / -lowest * 64);
+    map.show({
+      shades: Uint8Array.from(probs, p => p > 0 ? Math.min(63, Math.max(0, share(p))) : 0),
+      shown: step.window,
+      over: (pen, place) => draw(step, pen, place),
+      above: (x, y, place) => [...step.history, ...step.last, ...step.places, step.truth].filter(point => {
+        const [a, b] = place(point.lat, point.lon);
+        return Math.hypot(a - x, b - y) < 11;
+      }).map(point => point.text).join("\\n") || null,
+      more: cell => ["probability: " + (100 * probs[cell]).toPrecision(3) + " %"],
+    });
+  }
+  const [back, on] = holder.querySelectorAll(".picker button");
+  const turn = by => show((choice.selectedIndex + by + steps.length) % steps.length);
+  back.onclick = () => turn(-1); on.onclick = () => turn(1); choice.onchange = () => show(choice.selectedIndex);
+  show(0);
+}
+"""
+
+
+def examples_section(
+    index: POIIndex, names: Sequence[str], instances: Instances, answers: Answers, kinds: Sequence[str]
+) -> str:
+    """The panel.
+
+    Args:
+        index: the places.
+        names: what each place is called, by its row.
+        instances: the targets, n.
+        answers: of the model, with probabilities of the blocks.
+        kinds: what each target is an example of, n.
+    """
+    cells = block_cells(index, {"POIs": index.block_sizes}, MAX_CELLS)
+    view = central_view(index, index.block_sizes)
+    recent = recent_places(instances, _PATH_LENGTH)
+    steps, texts, titles = [], [], []
+    for number, kind in enumerate(kinds):
+        one = instances.take(slice(number, number + 1))
+        events, _ = one.history()
+        rows = instances.log.poi_row[events]
+        blocks = np.bincount(cells.group, answers.blocks[number], minlength=len(cells))
+        steps.append(_step(index, names, rows, recent[number], one, answers, number, view, blocks))
+        title = f"{number + 1}. {kind}: {_local_time(one)}"
+        titles.append(title)
+        texts.append(_article(index, names, title, one, rows, answers, number))
+    options = "".join(f"<option>{escape(title)}</option>" for title in titles)
+    picture = cell_map.canvas(
+        cells,
+        view,
+        "Map of one held-out target: history, true next place, recommended places, probabilities of blocks",
+        [{"name": "POIs", "values": cells.counts["POIs"].tolist()}],
+        more={"steps": steps, "lowest": _LOWEST_DECADE},
+    )
+    points = "".join(
+        f'<span><i style="background:{colour}"></i>{said}</span>'
+        for colour, said in (
+            ("#56c8f2", "history, larger where visited often; line: the last places"),
+            ("transparent;border:3px solid #9aa3b8", "last known place"),
+            ("#fff", "recommended, with its rank"),
+            ("#4be08c", "true next place; a green number: recommended too"),
+        )
+    )
+    coverage = float(answers.coverage.min())
+    return section(
+        "Held-out targets",
+        "What the model was asked and what it said, one request at a time. Colours: the probability that the next place "
+        f"lies in a block. The lists are those of recommend with {percent(coverage)} or more of the blocks' probability "
+        "looked into. Drag to move; click and scroll, or press + and -, to zoom; point at anything to read it.",
+        f'<div class="targets"><div class="picker"><button type="button" aria-label="previous target">&#8592;</button>'
+        f'<select aria-label="target">{options}</select>'
+        f'<button type="button" aria-label="next target">&#8594;</button></div>'
+        f'<div class="beside"><div>{picture}'
+        f"{cell_map.scale(f'{percent(10.0**_LOWEST_DECADE)} and less', '100 % of the probability (logarithmic)')}"
+        f'<div class="points">{points}</div></div><div>{"".join(texts)}</div></div></div>',
+    )
+
+
+def _step(
+    index: POIIndex,
+    names: Sequence[str],
+    history: NDArray[np.int64],
+    recent: NDArray[np.int64],
+    one: Instances,
+    answers: Answers,
+    number: int,
+    view: View,
+    blocks: NDArray[np.float64],
+) -> dict[str, Any]:
+    """What the script draws for one target."""
+
+    def point(row: int, text: str, **more: Any) -> dict[str, Any]:
+        latitude, longitude = index.coordinates(np.array([row]))
+        return {"lat": round(float(latitude[0]), 5), "lon": round(float(longitude[0]), 5), "text": text, **more}
+
+    target = int(one.target_poi[0])
+    places, visits = np.unique(history[history >= 0], return_counts=True)
+    known = recent[recent >= 0]
+    listed = answers.rows[number][answers.rows[number] >= 0]
+    step: dict[str, Any] = {
+        "history": [
+            point(row, f"{names[row]}: {count:,} earlier visits", size=round(3 + 1.5 * float(np.log2(count)), 1))
+            for row, count in zip(places.tolist(), visits.tolist(), strict=True)
+        ],
+        "last": [point(int(known[-1]), f"last known place: {names[known[-1]]}")] if len(known) else [],
+        "path": np.round(np.stack(index.coordinates(known), axis=1), 5).tolist(),
+        "places": [
+            point(
+                row,
+                f"{rank}. {names[row]}: {percent(answers.probs[number, rank - 1])}",
+                rank=rank,
+                hit=row == target,
+            )
+            for rank, row in enumerate(listed.tolist(), 1)
+        ],
+        "truth": point(target, f"true next place: {names[target]}"),
+        "blocks": base64.b64encode(blocks.astype("<f4").tobytes()).decode(),
+    }
+    shown = [step["truth"], *step["last"], *step["places"]]
+    step["window"] = _window(np.array([[one_point["lat"], one_point["lon"]] for one_point in shown]), view)
+    return step
+
+
+def _window(points: NDArray[np.float64], view: View) -> list[float]:
+    """South, west, north, east around points (n, 2), with a margin, never a strip."""
+    (south, west), (north, east) = points.min(axis=0), points.max(axis=0)
+    tall = max(north - south, _NARROWEST_DEGREES / view.stretch) * (1 + 2 * _MARGIN)
+    wide = max(east - west, _NARROWEST_DEGREES) * (1 + 2 * _MARGIN)
+    lat, lon = (south + north) / 2, (west + east) / 2
+    return [round(float(edge), 5) for edge in (lat - tall / 2, lon - wide / 2, lat + tall / 2, lon + wide / 2)]
+
+
+def _article(
+    index: POIIndex,
+    names: Sequence[str],
+    title: str,
+    one: Instances,
+    history: NDArray[np.int64],
+    answers: Answers,
+    number: int,
+) -> str:
+    """The facts of one target and its list."""
+    target = int(one.target_poi[0])
+    known = history[history >= 0]
+    visits = np.bincount(known, minlength=index.num_pois)
+    explore, rank = float(answers.explore[number]), int(answers.rank[number])
+    user = int(one.log.user_hash[one.log.user[one.target[0]]])
+    facts = [
+        ["person (hash)", str(user)],
+        ["earlier actions known", f"{len(history):,}"],
+        ["true next place", f"{names[target]}, {_visited(int(visits[target]))}"],
+        ["its rank", str(rank) if rank else f"below {answers.rows.shape[1]}"],
+        ["its probability", percent(float(answers.target_prob[number]))],
+        ["probability of exploring", "no such head" if np.isnan(explore) else percent(explore)],
+    ]
+    here = index.coordinates(known[-1:]) if len(known) else (np.array([np.nan]), np.array([np.nan]))
+    rows = []
+    listed = answers.rows[number][answers.rows[number] >= 0]
+    away = haversine_km(*here, *index.coordinates(listed))
+    for place, (row, km) in enumerate(zip(listed.tolist(), away.tolist(), strict=True), 1):
+        rows.append(
+            [
+                f"{place}. {names[row]}" + (" \u2714" if row == target else ""),
+                percent(float(answers.probs[number, place - 1])),
+                "-" if np.isnan(km) else f"{km:.1f}",
+                f"{visits[row]:,}",
+            ]
+        )
+    body = table(["recommended", "probability", "km away", "visits"], rows)
+    return f"<article><h3>{escape(title)}</h3>{table(['', ''], facts)}{body}</article>"
+
+
+def _visited(count: int) -> str:
+    return (
+        "never visited before"
+        if count == 0
+        else f"visited {count:,} times before"
+        if count > 1
+        else "visited once before"
+    )
+
+
+def _local_time(one: Instances) -> str:
+    log, event = one.log, int(one.target[0])
+    seconds = int(log.timestamp[event]) + 60 * int(log.tz_offset_minutes[event])
+    return datetime.fromtimestamp(seconds, UTC).strftime("%a %Y-%m-%d %H:%M local time")
