@@ -18,7 +18,7 @@ def report(
     user: Annotated[
         list[int] | None,
         typer.Option(
-            help="Show the last held-out targets of this person (the user_hash of the data) on the map; may be repeated.",
+            help="Show the last held-out targets of this person (user_hash of the data) on the map; may be repeated.",
             show_default="some hits, misses and discoveries",
         ),
     ] = None,

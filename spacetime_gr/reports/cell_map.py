@@ -171,7 +171,7 @@ def canvas(
     Args:
         cells, view, label: as for `cell_map`.
         columns: what is told of each cell: name, values, and perhaps words that the values are numbers of.
-        shades: number of each cell's colour; None for a map of class `steps`, whose pictures a script of the page shows.
+        shades: number of each cell's colour; None for a map of class `steps`, whose pictures a script shows.
         more: data for that script.
     """
     # Single precision would move small boxes by a metre; measured from the window's corner it does not.

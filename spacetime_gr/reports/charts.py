@@ -124,6 +124,7 @@ def lines(
     x: Axis,
     y: Axis,
     x_ticks: Sequence[tuple[float, str]] | None = None,
+    x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     wide: bool = False,
     marks: Sequence[tuple[float, str]] = (),
@@ -134,15 +135,16 @@ def lines(
         series: one to four, of x and y.
         x, y: the axes.
         x_ticks: (value, label); default: round values.
-        y_range: lowest and highest value; default: those of the points.
+        x_range, y_range: lowest and highest value; default: those of the points.
         wide: for the whole width of the page, not half.
         marks: (x, what happened there), drawn as upright lines.
     """
     frame = _Frame(wide)
     xs, ys = (np.concatenate([np.asarray(getattr(one, name), float) for one in series]) for name in ("x", "y"))
-    across, up = _Scale(xs, x.log), _Scale(ys if y_range is None else np.array(y_range), y.log)
-    marks = [(float(across(value)), label) for value, label in x_ticks or [(v, x.form(v)) for v in across.ticks()]]
-    parts = [frame.y_ticks([(float(up(value)), y.form(value)) for value in up.ticks()]), frame.x_ticks(marks)]
+    across = _Scale(xs if x_range is None else np.array(x_range), x.log)
+    up = _Scale(ys if y_range is None else np.array(y_range), y.log)
+    below = [(float(across(value)), label) for value, label in x_ticks or [(v, x.form(v)) for v in across.ticks()]]
+    parts = [frame.y_ticks([(float(up(value)), y.form(value)) for value in up.ticks()]), frame.x_ticks(below)]
     for kind, one in enumerate(series):
         left = _LEFT + across(np.asarray(one.x, float)) * frame.width
         top = _TOP + (1.0 - up(np.asarray(one.y, float))) * frame.height
@@ -160,11 +162,10 @@ def lines(
             interval = one.intervals[i] if one.intervals else None
             if interval:
                 parts.append(frame.whisker(a, *(float(up(end)) for end in interval)))
-            if label:
-                side = ('end"', -7) if a > _LEFT + 0.8 * frame.width else ('start"', 7)
-                parts.append(
-                    f'<text x="{a + side[1]:.1f}" y="{b - 6:.1f}" text-anchor="{side[0]}>{escape(label)}</text>'
-                )
+            if label:  # above and below in turn: neighbours would overlap
+                side, shift = ("end", -7) if a > _LEFT + 0.8 * frame.width else ("start", 7)
+                at = f'x="{a + shift:.1f}" y="{b + (16 if i % 2 else -6):.1f}"'
+                parts.append(f'<text {at} text-anchor="{side}">{escape(label)}</text>')
     for at, text in marks:
         left_of = _LEFT + float(across(at)) * frame.width
         parts.append(
@@ -220,12 +221,13 @@ class _Frame:
 
     def x_ticks(self, ticks: Sequence[tuple[float, str]]) -> str:
         base = _TOP + self.height
-        return "".join(
-            f'<line class="grid" x1="{_LEFT + at * self.width:.1f}" x2="{_LEFT + at * self.width:.1f}" y1="{base}" '
-            f'y2="{base + 4}"/><text x="{_LEFT + at * self.width:.1f}" y="{base + 17}" text-anchor="middle">'
-            f"{escape(label)}</text>"
-            for at, label in ticks
-        )
+        parts = []
+        for at, label in ticks:
+            x = _LEFT + at * self.width
+            parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 4}"/>')
+            place = f'x="{self.outer - 1}" text-anchor="end"' if at > 0.98 else f'x="{x:.1f}" text-anchor="middle"'
+            parts.append(f'<text {place} y="{base + 17}">{escape(label)}</text>')
+        return "".join(parts)
 
     def y_ticks(self, ticks: Sequence[tuple[float, str]]) -> str:
         return "".join(

@@ -40,9 +40,9 @@ def calibration_section(answers: Answers, discovery: NDArray[np.bool_], source: 
         panels.append(
             _diagram(
                 "Calibration of the gate",
-                "The probability g that the person explores, as the return-explore head gives it, against the share of "
-                "targets that were discoveries. The softmax behind g can give known places mass too, so g may lie above "
-                "the share without being wrong.",
+                "The probability g that the person explores, as the return-explore head gives it, against the share "
+                "of targets that were discoveries. The softmax behind g can give known places mass too, so g may lie "
+                "above the share without being wrong.",
                 answers.explore,
                 discovery,
                 "probability of exploring",
@@ -81,8 +81,8 @@ def _diagram(
         [(i, f"{i / _NUM_BINS:.0%}") for i in range(0, _NUM_BINS + 1, 2)],
     )
     told = (
-        f" Mean probability {percent(float(probs.mean()))}, share {percent(float(outcome.mean()))}, expected calibration "
-        f"error {percent(bins.error)}."
+        f" Mean probability {percent(float(probs.mean()))}, share {percent(float(outcome.mean()))}, expected "
+        f"calibration error {percent(bins.error)}."
     )
     return section(title, text + told, diagram + counts)
 

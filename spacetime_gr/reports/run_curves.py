@@ -1,5 +1,6 @@
 """The curves of a training run, from the lines of its metrics.jsonl."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,7 +51,9 @@ def curves_sections(run: RunFiles) -> list[str]:
             ),
         ),
         side_by_side(
-            panel("Learning rate", "As the schedule set it.", {"lr": ""}, Axis("learning rate", lambda v: f"{v:.2g}")),
+            panel(
+                "Learning rate", "As the schedule set it.", {"lr": ""}, _in_powers("learning rate", run.records, "lr")
+            ),
             panel(
                 "Gradient norm",
                 "Before clipping. Spikes that come back as loss are a learning rate too high.",
@@ -107,7 +110,14 @@ def _panel(
         wanted = " or ".join(names)
         return section(title, f"Not measured: no line of metrics has {wanted}.", "")
     top = max(float(np.max(one.y)) for one in series)
-    chart = charts.lines(series, _TOKENS, axis, y_range=(0.0, top or 1.0) if from_zero else None, marks=marks)
+    chart = charts.lines(
+        series,
+        _TOKENS,
+        axis,
+        x_range=(0.0, float(records[-1]["tokens"])),
+        y_range=(0.0, top or 1.0) if from_zero else None,
+        marks=marks,
+    )
     return section(title, text, chart)
 
 
@@ -127,6 +137,13 @@ def _thin(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return values
     edges = np.linspace(0, len(values), _MAX_POINTS + 1).astype(np.int64)
     return np.asarray(np.add.reduceat(values, edges[:-1]) / np.diff(edges))
+
+
+def _in_powers(title: str, records: Sequence[Record], name: str) -> Axis:
+    """An axis of small numbers in units of a power of ten, which the title tells."""
+    top = max((record[name] for record in records if _is_number(record.get(name)) and record[name] > 0), default=1.0)
+    power = math.floor(math.log10(top))
+    return Axis(f"{title}, in 1e{power}", lambda value: f"{value / 10.0**power:.3g}")
 
 
 def _is_number(value: object) -> bool:

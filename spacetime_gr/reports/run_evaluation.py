@@ -37,8 +37,8 @@ def _systems_section(results: Results) -> str:
     sampled = raw["num_targets"] < raw.get("num_targets_in_protocol", raw["num_targets"])
     drawn = f" (a sample of {raw['num_targets_in_protocol']:,})" if sampled else ""
     notes = [
-        f"Protocol {raw['protocol']}, {raw['knowledge']}, {raw['setting']}: {raw['num_targets']:,} targets{drawn} among "
-        f"{raw['num_pois']:,} places, full ranking, ties at their expected rank; "
+        f"Protocol {raw['protocol']}, {raw['knowledge']}, {raw['setting']}: {raw['num_targets']:,} targets{drawn} "
+        f"among {raw['num_pois']:,} places, full ranking, ties at their expected rank; "
         f"{results.num_targets('return'):,} returns to places where the person was before and "
         f"{results.num_targets('discovery'):,} discoveries. A click on a head sorts by it.",
     ]
@@ -127,7 +127,7 @@ def _scatter(results: Results, k: int, days: float) -> str:
     """HR@k against D(k, m), a point per system."""
     points = {
         name: (found["slots"], hit)
-        for name in results.systems
+        for name in sorted(results.systems, key=lambda name: _slots(results, name))
         if (found := results.by_role("discovery_rate", name)) and (hit := results.value(name, f"hr@{k}")) is not None
     }
     if not points:
@@ -144,9 +144,13 @@ def _scatter(results: Results, k: int, days: float) -> str:
         series,
         Axis(f"D({k}, {days:g}), slots", percent),
         Axis(f"HR@{k}", percent),
-        y_range=(0.0, max(hit for _, hit in points.values()) or 1.0),
+        y_range=(0.0, 1.1 * max(hit for _, hit in points.values()) or 1.0),
         wide=True,
     )
+
+
+def _slots(results: Results, system: str) -> float:
+    return float((results.by_role("discovery_rate", system) or {}).get("slots") or 0.0)
 
 
 def _grid_curves(results: Results, grid: Mapping[str, Any]) -> str:
@@ -231,8 +235,8 @@ def _beyond_section(results: Results) -> str:
         rows.append([name, *("-" if found.get(key) is None else f"{found[key]:.3g}" for key in _BEYOND)])
     k = results.raw["beyond_accuracy"]["k"]
     text = (
-        f"Of lists of {k}: share of the catalogue that anyone is shown, how far the categories of a list are from those of "
-        "the person's history (0: alike), and distances from the last known place."
+        f"Of lists of {k}: share of the catalogue that anyone is shown, how far the categories of a list are from "
+        "those of the person's history (0: alike), and distances from the last known place."
     )
     return section(title, text, table(["", *_BEYOND.values()], rows, sortable=True))
 

@@ -30,7 +30,7 @@ STYLES = """
   .picker select { flex: 1 1 auto; max-width: 620px; }
   .beside { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 20px; align-items: start; }
   .beside article h3 { font-size: 15px; margin: 0 0 6px; }
-  .beside tr.true td { color: var(--good); font-weight: 600; }
+  .beside td { overflow-wrap: anywhere; } .beside .facts td:first-child { white-space: nowrap; }
   .points { display: flex; flex-wrap: wrap; gap: 6px 16px; font-size: 13px; color: var(--faint); margin-top: 8px; }
   .points i { display: inline-block; width: 12px; height: 12px; border-radius: 50%; margin-right: 6px;
     vertical-align: -1px; border: 1px solid #10131f; }
@@ -138,9 +138,10 @@ def examples_section(
     coverage = float(answers.coverage.min())
     return section(
         "Held-out targets",
-        "What the model was asked and what it said, one request at a time. Colours: the probability that the next place "
-        f"lies in a block. The lists are those of recommend with {percent(coverage)} or more of the blocks' probability "
-        "looked into. Drag to move; click and scroll, or press + and -, to zoom; point at anything to read it.",
+        "What the model was asked and what it said, one request at a time. Colours: the probability that the next "
+        "place lies in a block. The lists are those that recommend gives: the blocks it looked into hold "
+        f"{percent(coverage)} of the probability or more. Drag to move; click and scroll, or press + and -, to zoom; "
+        "point at anything to read it.",
         f'<div class="targets"><div class="picker"><button type="button" aria-label="previous target">&#8592;</button>'
         f'<select aria-label="target">{options}</select>'
         f'<button type="button" aria-label="next target">&#8594;</button></div>'
@@ -241,7 +242,8 @@ def _article(
             ]
         )
     body = table(["recommended", "probability", "km away", "visits"], rows)
-    return f"<article><h3>{escape(title)}</h3>{table(['', ''], facts)}{body}</article>"
+    shown = f'<div class="facts">{table(["", ""], facts)}</div>{body}'
+    return f"<article><h3>{escape(title)}</h3>{shown}</article>"
 
 
 def _visited(count: int) -> str:

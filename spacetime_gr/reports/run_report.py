@@ -9,9 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from data_pipelines import PreparedFolder
 from spacetime_gr.evaluation.events import EventLog
 from spacetime_gr.evaluation.harness import fingerprint
@@ -166,9 +163,9 @@ def _cards(run: RunFiles, results: Results | None) -> list[tuple[str, str]]:
         cards.append((charts.number(run.parameters.total), "parameters"))
     if run.records:
         last = run.records[-1]
-        cards.append((charts.number(last["tokens"]), f"tokens seen in {last['step']:,} steps"))
-        if isinstance(last.get("train_minutes"), int | float):
-            cards.append((f"{last['train_minutes']:.3g} min", "of training"))
+        minutes = last.get("train_minutes")
+        took = f", {minutes:.3g} minutes" if isinstance(minutes, int | float) else ""
+        cards.append((charts.number(last["tokens"]), f"tokens seen in {last['step']:,} steps{took}"))
     if results is None or MODEL not in results.systems:
         return cards
     best = results.best_counter

@@ -177,8 +177,8 @@ def of_users(instances: Instances, hashes: Sequence[int], each: int) -> Instance
         if len(found) == 0:
             some = ", ".join(str(known) for known in np.unique(hash_of)[:3].tolist())
             raise ValueError(
-                f"--user {one} has no held-out target under this protocol; expected the user_hash of a person that has, "
-                f"such as {some}"
+                f"--user {one} has no held-out target under this protocol; expected the user_hash of a person that "
+                f"has, such as {some}"
             )
         rows.append(found[-each:])
     return instances.take(np.concatenate(rows))
