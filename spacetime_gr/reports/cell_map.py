@@ -29,7 +29,7 @@ STYLES = """
   .map output { position: absolute; pointer-events: none; background: #fffffff2; color: #1c2333; font-size: 13px;
     padding: 6px 10px; border-radius: 6px; white-space: pre; max-width: 300px; overflow: hidden; }
   .scale { display: flex; gap: 10px; align-items: center; font-size: 13px; color: var(--faint); margin-top: 8px; }
-  .scale i { flex: 0 0 260px; height: 10px; border-radius: 3px; }
+  .scale i { flex: 0 1 260px; min-width: 60px; height: 10px; border-radius: 3px; }
 """
 
 SCRIPT = """

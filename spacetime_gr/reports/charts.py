@@ -27,6 +27,7 @@ STYLES = """
   .keys { font-size: 13px; color: var(--faint); margin: 0 0 6px; }
   .keys i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin: 0 6px 0 0; }
   .keys span { margin-right: 16px; white-space: nowrap; }
+  @media (max-width: 600px) { svg.chart text { font-size: 16px; } }
 """
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 8, 46
 _MOST_DOTS = 25  # so many points of a line are seen without a pointer

@@ -34,8 +34,8 @@ class RunFiles:
 
     @property
     def name(self) -> str:
-        """Name of the run, else of its directory."""
-        return str(self.config.get("run", {}).get("name") or self.path.resolve().name)
+        """Name of the run, else of its directory and the one above: most are called `run`."""
+        return str(self.config.get("run", {}).get("name") or "/".join(self.path.resolve().parts[-2:]))
 
     @property
     def data_path(self) -> Path | None:

@@ -139,8 +139,8 @@ def examples_section(
     return section(
         "Held-out targets",
         "What the model was asked and what it said, one request at a time. Colours: the probability that the next "
-        "place lies in a block. The lists are those that recommend gives: the blocks it looked into hold "
-        f"{percent(coverage)} of the probability or more. Drag to move; click and scroll, or press + and -, to zoom; "
+        "place lies in a block. The lists are those that recommend gives: the blocks it looked into hold at "
+        f"least {percent(coverage)} of the probability. Drag to move; click and scroll, or press + and -, to zoom; "
         "point at anything to read it.",
         f'<div class="targets"><div class="picker"><button type="button" aria-label="previous target">&#8592;</button>'
         f'<select aria-label="target">{options}</select>'
@@ -241,7 +241,7 @@ def _article(
                 f"{visits[row]:,}",
             ]
         )
-    body = table(["recommended", "probability", "km away", "visits"], rows)
+    body = table(["place", "probability", "km away", "visits"], rows)
     shown = f'<div class="facts">{table(["", ""], facts)}</div>{body}'
     return f"<article><h3>{escape(title)}</h3>{shown}</article>"
 

@@ -23,7 +23,7 @@ from spacetime_gr.reports.run_curves import curves_sections
 from spacetime_gr.reports.run_evaluation import evaluation_sections
 from spacetime_gr.reports.run_files import RunFiles, read_json, read_run
 from spacetime_gr.reports.run_map import examples_section
-from spacetime_gr.reports.run_results import CEILING, MODEL, Results, rate, with_interval
+from spacetime_gr.reports.run_results import CEILING, MODEL, Results, rate
 from spacetime_gr.reports.run_targets import all_of, ask_model, choose_examples, of_users, sample_targets
 
 _PER_USER = 6  # targets shown of a person asked for
@@ -149,9 +149,9 @@ def _subtitle(run: RunFiles, folder: PreparedFolder | None) -> str:
     ]
     parts = [", ".join(sizes)] if sizes else []
     if folder is not None:
-        parts.append(f"data {folder.path.resolve().name} ({folder.protocol})")
+        parts.append(f"data folder {folder.path.resolve().name} ({folder.protocol})")
     elif run.data_path is not None:
-        parts.append(f"data {run.data_path.name}")
+        parts.append(f"data folder {run.data_path.name}")
     if run.config.get("train", {}).get("seed") is not None:
         parts.append(f"seed {run.config['train']['seed']}")
     return "; ".join(parts) or "no settings were found"
@@ -174,12 +174,14 @@ def _cards(run: RunFiles, results: Results | None) -> list[tuple[str, str]]:
         if CEILING in results.raw:
             beside.append(f"ceiling {rate(results.value(CEILING, metric))}")
         interval = results.interval(MODEL, metric)
-        said = f"{metric.upper()}" + (f", {interval[0]:.3f} to {interval[1]:.3f}" if interval else "")
+        said = metric.upper() + (f" ({results.level:.0%}: {interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
         cards.append((rate(results.value(MODEL, metric)), "; ".join([said, *beside])))
     for part, said in (("return", "returns"), ("discovery", "discoveries")):
         beside = [f"HR@10 on {results.num_targets(part):,} {said}"]
         beside += [f"{best} {rate(results.value(best, 'hr@10', part))}"] if best is not None else []
-        cards.append((with_interval(results.value(MODEL, "hr@10", part), None), "; ".join(beside)))
+        if CEILING in results.raw:
+            beside.append(f"ceiling {rate(results.value(CEILING, 'hr@10', part))}")
+        cards.append((rate(results.value(MODEL, "hr@10", part)), "; ".join(beside)))
     return cards
 
 
@@ -203,7 +205,8 @@ def _model_sections(request: Request, folder: PreparedFolder, results: Results |
         blind=asked.get("setting") == "blind",
     )
     drawn = sample_targets(instances, request.sample)
-    answers = ask_model(scorer, drawn, progress=lambda done, of: progress("asking the model", done, of))
+    odds = _explore_odds(asked.get("asked", {}).get("explore_odds", 1.0))
+    answers = ask_model(scorer, drawn, odds, progress=lambda done, of: progress("asking the model", done, of))
     discovery = drawn.is_discovery()
     source = (
         f"{len(drawn):,} of the {len(instances):,} held-out targets of protocol {protocol}, drawn with a fixed seed"
@@ -211,15 +214,21 @@ def _model_sections(request: Request, folder: PreparedFolder, results: Results |
     sections = [calibration_section(answers, discovery, source)]
     if request.users:
         shown = of_users(instances, request.users, _PER_USER)
-        chosen_answers = ask_model(scorer, shown, keep_blocks=True)
+        chosen_answers = ask_model(scorer, shown, odds, keep_blocks=True)
         kinds = all_of(chosen_answers, shown.is_discovery()).kinds
     else:
         chosen = choose_examples(drawn, answers, discovery)
         shown, kinds = drawn.take(chosen.positions), chosen.kinds
-        chosen_answers = ask_model(scorer, shown, keep_blocks=True)
+        chosen_answers = ask_model(scorer, shown, odds, keep_blocks=True)
     progress("drawing", 0, 1)
     index = scorer.tokenizer.index
     return [*sections, examples_section(index, _place_names(folder), shown, chosen_answers, kinds)]
+
+
+def _explore_odds(asked: float | Sequence[float]) -> float:
+    """The discovery knob of the result's own figures: of several settings the one as learnt, else the first."""
+    settings = list(asked) if isinstance(asked, Sequence) else [asked]
+    return float(1.0 if 1.0 in settings else settings[0])
 
 
 def _place_names(folder: PreparedFolder) -> list[str]:

@@ -68,13 +68,16 @@ class Results:
         return wilson(value * count, count)
 
     @property
+    def level(self) -> float:
+        """How sure the intervals are."""
+        return float(self.raw["intervals"]["level"]) if self.resampled else 0.95
+
+    @property
     def about_intervals(self) -> str:
         """How the intervals were made."""
         if self.resampled:
             found = self.raw["intervals"]
-            return (
-                f"Whiskers are {found['level']:.0%} intervals from {found['resamples']:,} bootstrap resamples of users."
-            )
+            return f"Whiskers are {self.level:.0%} intervals from {found['resamples']:,} bootstrap resamples of users."
         return (
             "Whiskers are 95 % Wilson intervals that take targets as independent; they are not, since a person has "
             "several, so the truth is wider."
@@ -84,8 +87,3 @@ class Results:
 def rate(value: float | None) -> str:
     """A metric between 0 and 1, as tables write it."""
     return "-" if value is None else f"{value:.3f}"
-
-
-def with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
-    """The same with its interval."""
-    return rate(value) if interval is None else f"{rate(value)} ({interval[0]:.3f}-{interval[1]:.3f})"

@@ -9,6 +9,7 @@ STYLES = """
     border: 1px solid var(--rule); background: none; color: var(--ink); }
   .tabs > nav button[aria-pressed=true] { background: var(--first); border-color: var(--first); color: var(--panel); }
   .scroll { overflow-x: auto; } .scroll svg.chart { min-width: 680px; }
+  .scroll svg.chart text { font-size: 12px; }
 """
 
 SCRIPT = """

@@ -56,12 +56,17 @@ def sample_targets(instances: Instances, num: int) -> Instances:
 
 
 def ask_model(
-    scorer: ModelScorer, instances: Instances, keep_blocks: bool = False, progress: Progress | None = None
+    scorer: ModelScorer,
+    instances: Instances,
+    explore_odds: float = 1.0,
+    keep_blocks: bool = False,
+    progress: Progress | None = None,
 ) -> Answers:
     """Answers to all instances, in their order.
 
     Args:
         scorer: the model, how much of a history it reads, and whether the time of the request is hidden.
+        explore_odds: the discovery knob, as for `recommend`.
         keep_blocks: keep the probabilities of all blocks.
         progress: told how many of how many are done.
     """
@@ -69,7 +74,7 @@ def ask_model(
     parts = []
     for start in range(0, len(order), scorer.batch_size):
         chosen = order[start : start + scorer.batch_size]
-        parts.append(_ask(scorer, instances.take(chosen), keep_blocks))
+        parts.append(_ask(scorer, instances.take(chosen), explore_odds, keep_blocks))
         if progress is not None:
             progress(start + len(chosen), len(order))
     joined = (np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Answers))
@@ -77,11 +82,11 @@ def ask_model(
 
 
 @torch.inference_mode()
-def _ask(scorer: ModelScorer, instances: Instances, keep_blocks: bool) -> Answers:
+def _ask(scorer: ModelScorer, instances: Instances, explore_odds: float, keep_blocks: bool) -> Answers:
     model, index = scorer.model, scorer.tokenizer.index
     columns, offsets = history_columns(instances)
     filters = Filters(index, columns, offsets, instances.target_time, None, None, None, None, False, None)
-    prefix = SharedHistory(model, *split_requests(scorer.encode(instances, scorer.context_actions)), 1.0)
+    prefix = SharedHistory(model, *split_requests(scorer.encode(instances, scorer.context_actions)), explore_odds)
     block_log_probs = prefix.block_log_probs[:, 0, : index.num_blocks]
     blocks, opened, coverage = choose_blocks(
         block_log_probs,

@@ -330,6 +330,7 @@ def test_errors(world: Path, copied: Path, tmp_path: Path) -> None:
     assert "eval.json is not readable JSON" in refused(copied, *out)
     (copied / "eval.json").write_text("{}")
     assert "lacks protocol" in refused(copied, *out)
+    (copied / "eval.json").unlink()
     shutil.rmtree(copied / "export")
     assert "--user needs a model" in refused(copied, "--user", 3, *out)
     (copied / "config.yaml").write_text("run: [")
