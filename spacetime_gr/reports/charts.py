@@ -165,8 +165,8 @@ def lines(
                 parts.append(frame.whisker(a, *(float(up(end)) for end in interval)))
             if label:  # above and below in turn: neighbours would overlap
                 side, shift = ("end", -7) if a > _LEFT + 0.8 * frame.width else ("start", 7)
-                at = f'x="{a + shift:.1f}" y="{b + (16 if i % 2 else -6):.1f}"'
-                parts.append(f'<text {at} text-anchor="{side}">{escape(label)}</text>')
+                spot = f'x="{a + shift:.1f}" y="{b + (16 if i % 2 else -6):.1f}"'
+                parts.append(f'<text {spot} text-anchor="{side}">{escape(label)}</text>')
     for at, text in marks:
         left_of = _LEFT + float(across(at)) * frame.width
         parts.append(

@@ -107,7 +107,7 @@ def reliability(probs: NDArray[np.float64], outcome: NDArray[np.bool_]) -> Relia
     """How often what was predicted with probabilities (n,) came true (n,)."""
     number = np.minimum((probs * _NUM_BINS).astype(np.int64), _NUM_BINS - 1)
     counts = np.bincount(number, minlength=_NUM_BINS)
-    hits = np.bincount(number, weights=outcome, minlength=_NUM_BINS)
+    hits = np.bincount(number, weights=outcome, minlength=_NUM_BINS).astype(np.float64)
     some = np.maximum(counts, 1)
     means, shares = np.bincount(number, weights=probs, minlength=_NUM_BINS) / some, hits / some
     error = float((np.abs(shares - means) * counts).sum() / max(1, len(probs)))

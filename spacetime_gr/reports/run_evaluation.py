@@ -13,6 +13,10 @@ from spacetime_gr.reports.run_tabs import scroll, tabs
 _SHOWN = ("hr@1", "hr@5", "hr@10", "hr@20", "mrr")
 _MOST_SERIES = 4  # colours of a chart
 
+STYLES = """
+  .figures td:first-child, .figures th:first-child { white-space: nowrap; }
+"""
+
 
 def evaluation_sections(results: Results) -> list[str]:
     """All panels on an evaluation."""
@@ -24,6 +28,11 @@ def evaluation_sections(results: Results) -> list[str]:
         _beyond_section(results),
         _slices_section(results),
     ]
+
+
+def _figures(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of figures; names of systems and groups are not broken."""
+    return f'<div class="figures">{table(heads, rows, sortable=True)}</div>'
 
 
 # ---------------------------------------------------------------- systems
@@ -61,7 +70,7 @@ def _systems_section(results: Results) -> str:
     if "new_places_only" in raw:
         heads.append("new only HR@10")
         notes.append("New only: discoveries ranked among the places new to the person, as a list of such places would.")
-    return section("Evaluation", " ".join(notes), table(heads, rows, sortable=True))
+    return section("Evaluation", " ".join(notes), _figures(heads, rows))
 
 
 def _row(results: Results, system: str) -> list[str]:
@@ -120,7 +129,7 @@ def _discovery_section(results: Results) -> str:
     else:
         text += " Curves over k were not measured: the result holds one k and m only."
     heads = ["", f"HR@{k}", "D slots", "D hits"]
-    return section("Accuracy against discovery", text, tabs(views) + table(heads, rows, sortable=True))
+    return section("Accuracy against discovery", text, tabs(views) + _figures(heads, rows))
 
 
 def _scatter(results: Results, k: int, days: float) -> str:
@@ -195,7 +204,8 @@ def _knob_section(results: Results) -> str:
         [point["slices"]["discovery"][hit] or 0.0 for point in curve],
         [point["discovery_rate"]["slots"] for point in curve],
     )
-    chart = charts.lines([line, new], Axis(f"D({k}, m), slots", percent), Axis(hit.upper(), percent), wide=True)
+    axes = Axis(f"D({k}, {results.raw['discovery_rate']['days']:g}), slots", percent), Axis(hit.upper(), percent)
+    chart = charts.lines([line, new], *axes, y_range=(0.0, 1.1 * max(line.y) or 1.0), wide=True)
     rows = [
         [
             label,
@@ -209,7 +219,7 @@ def _knob_section(results: Results) -> str:
     return section(
         title,
         "What the model gives up on returns for discovery as the odds of exploring are multiplied; 1 is as learnt.",
-        scroll(chart) + table(heads, rows, sortable=True),
+        scroll(chart) + _figures(heads, rows),
     )
 
 
@@ -238,7 +248,7 @@ def _beyond_section(results: Results) -> str:
         f"Of lists of {k}: share of the catalogue that anyone is shown, how far the categories of a list are from "
         "those of the person's history (0: alike), and distances from the last known place."
     )
-    return section(title, text, table(["", *_BEYOND.values()], rows, sortable=True))
+    return section(title, text, _figures(["", *_BEYOND.values()], rows))
 
 
 def _slices_section(results: Results) -> str:
@@ -281,5 +291,6 @@ def _slice_view(slicing: Mapping[str, Any], systems: Sequence[str]) -> str:
     heads = ["group", "targets", "discoveries"]
     heads += [f"{name} {metric}" for name in systems for metric in ("HR@1", "HR@10", "MRR")]
     heads += [f"{name} discov. HR@10" for name in systems]
-    said = f"<p>{escape(slicing['definition'])}</p>"
-    return said + scroll(chart) + table(heads, rows, sortable=True)
+    definition = str(slicing["definition"])
+    said = f"<p>{escape(definition[:1].upper() + definition[1:])}.</p>"
+    return said + scroll(chart) + _figures(heads, rows)

@@ -113,7 +113,7 @@ def examples_section(
         one = instances.take(slice(number, number + 1))
         events, _ = one.history()
         rows = instances.log.poi_row[events]
-        blocks = np.bincount(cells.group, answers.blocks[number], minlength=len(cells))
+        blocks = np.bincount(cells.group, answers.blocks[number], minlength=len(cells)).astype(np.float64)
         steps.append(_step(index, names, rows, recent[number], one, answers, number, view, blocks))
         title = f"{number + 1}. {kind}: {_local_time(one)}"
         titles.append(title)
@@ -163,37 +163,41 @@ def _step(
     blocks: NDArray[np.float64],
 ) -> dict[str, Any]:
     """What the script draws for one target."""
-
-    def point(row: int, text: str, **more: Any) -> dict[str, Any]:
-        latitude, longitude = index.coordinates(np.array([row]))
-        return {"lat": round(float(latitude[0]), 5), "lon": round(float(longitude[0]), 5), "text": text, **more}
-
-    target = int(one.target_poi[0])
+    target = one.target_poi
     places, visits = np.unique(history[history >= 0], return_counts=True)
     known = recent[recent >= 0]
     listed = answers.rows[number][answers.rows[number] >= 0]
     step: dict[str, Any] = {
-        "history": [
-            point(row, f"{names[row]}: {count:,} earlier visits", size=round(3 + 1.5 * float(np.log2(count)), 1))
-            for row, count in zip(places.tolist(), visits.tolist(), strict=True)
-        ],
-        "last": [point(int(known[-1]), f"last known place: {names[known[-1]]}")] if len(known) else [],
+        "history": _points(
+            index,
+            places,
+            [f"{names[row]}: {count:,} earlier visits" for row, count in zip(places, visits, strict=True)],
+            size=np.round(3 + 1.5 * np.log2(visits), 1),
+        ),
+        "last": _points(index, known[-1:], [f"last known place: {names[row]}" for row in known[-1:]]),
         "path": np.round(np.stack(index.coordinates(known), axis=1), 5).tolist(),
-        "places": [
-            point(
-                row,
-                f"{rank}. {names[row]}: {percent(answers.probs[number, rank - 1])}",
-                rank=rank,
-                hit=row == target,
-            )
-            for rank, row in enumerate(listed.tolist(), 1)
-        ],
-        "truth": point(target, f"true next place: {names[target]}"),
+        "places": _points(
+            index,
+            listed,
+            [f"{i + 1}. {names[row]}: {percent(answers.probs[number, i])}" for i, row in enumerate(listed)],
+            rank=np.arange(1, len(listed) + 1),
+            hit=listed == target,
+        ),
+        "truth": _points(index, target, [f"true next place: {names[target[0]]}"])[0],
         "blocks": base64.b64encode(blocks.astype("<f4").tobytes()).decode(),
     }
     shown = [step["truth"], *step["last"], *step["places"]]
-    step["window"] = _window(np.array([[one_point["lat"], one_point["lon"]] for one_point in shown]), view)
+    step["window"] = _window(np.array([[point["lat"], point["lon"]] for point in shown]), view)
     return step
+
+
+def _points(
+    index: POIIndex, rows: NDArray[np.integer], texts: Sequence[str], **more: NDArray[Any]
+) -> list[dict[str, Any]]:
+    """Places with their coordinates, what is told of them, and more about each."""
+    latitude, longitude = (np.round(axis, 5).tolist() for axis in index.coordinates(rows))
+    columns = {"lat": latitude, "lon": longitude, "text": texts} | {name: of.tolist() for name, of in more.items()}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _window(points: NDArray[np.float64], view: View) -> list[float]:
@@ -224,14 +228,15 @@ def _article(
         ["person (hash)", str(user)],
         ["earlier actions known", f"{len(history):,}"],
         ["true next place", f"{names[target]}, {_visited(int(visits[target]))}"],
-        ["its rank", str(rank) if rank else f"below {answers.rows.shape[1]}"],
+        ["its rank", str(rank) if rank else f"not among the first {answers.rows.shape[1]}"],
         ["its probability", percent(float(answers.target_prob[number]))],
         ["probability of exploring", "no such head" if np.isnan(explore) else percent(explore)],
     ]
     here = index.coordinates(known[-1:]) if len(known) else (np.array([np.nan]), np.array([np.nan]))
     rows = []
     listed = answers.rows[number][answers.rows[number] >= 0]
-    away = haversine_km(*here, *index.coordinates(listed))
+    latitude, longitude = index.coordinates(listed)
+    away = haversine_km(here[0], here[1], latitude, longitude)
     for place, (row, km) in enumerate(zip(listed.tolist(), away.tolist(), strict=True), 1):
         rows.append(
             [

@@ -16,15 +16,15 @@ from spacetime_gr.evaluation.instances import build_instances
 from spacetime_gr.evaluation.model_files import model_files
 from spacetime_gr.evaluation.model_scorer import load_scorer
 from spacetime_gr.evaluation.protocols import BY_NAME, PUBLIC_OF_SOURCE
-from spacetime_gr.reports import cell_map, charts, run_map, run_tabs
+from spacetime_gr.reports import cell_map, charts, run_evaluation, run_map, run_tabs
+from spacetime_gr.reports.charts import percent
 from spacetime_gr.reports.page import page, section, table
 from spacetime_gr.reports.run_calibration import calibration_section
 from spacetime_gr.reports.run_curves import curves_sections
-from spacetime_gr.reports.run_evaluation import evaluation_sections
 from spacetime_gr.reports.run_files import RunFiles, read_json, read_run
 from spacetime_gr.reports.run_map import examples_section
 from spacetime_gr.reports.run_results import CEILING, MODEL, Results, rate
-from spacetime_gr.reports.run_targets import all_of, ask_model, choose_examples, of_users, sample_targets
+from spacetime_gr.reports.run_targets import ask_model, choose_examples, kinds_of, of_users, sample_targets
 
 _PER_USER = 6  # targets shown of a person asked for
 _CONTEXT_ACTIONS = 128  # the evaluation's default, where its result does not tell
@@ -73,7 +73,7 @@ def report_on(request: Request, progress: Progress) -> str:
     if results is None:
         sections.append(section("Evaluation", f"Not measured: {why_no_result}.", "", "warn"))
     else:
-        sections += evaluation_sections(results)
+        sections += run_evaluation.evaluation_sections(results)
     if folder is None or isinstance(run.export, str):
         why = why_no_data or str(run.export)
         sections.append(section("Calibration and held-out targets", f"Not measured: {why}.", "", "warn"))
@@ -85,7 +85,7 @@ def report_on(request: Request, progress: Progress) -> str:
         _subtitle(run, folder),
         _cards(run, results),
         sections,
-        [charts.STYLES, cell_map.STYLES, run_tabs.STYLES, run_map.STYLES],
+        [charts.STYLES, cell_map.STYLES, run_tabs.STYLES, run_evaluation.STYLES, run_map.STYLES],
         [run_tabs.SCRIPT, cell_map.SCRIPT, run_map.SCRIPT],
     )
 
@@ -174,7 +174,9 @@ def _cards(run: RunFiles, results: Results | None) -> list[tuple[str, str]]:
         if CEILING in results.raw:
             beside.append(f"ceiling {rate(results.value(CEILING, metric))}")
         interval = results.interval(MODEL, metric)
-        said = metric.upper() + (f" ({results.level:.0%}: {interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+        said = metric.upper() + (
+            f" ({percent(results.level)}: {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+        )
         cards.append((rate(results.value(MODEL, metric)), "; ".join([said, *beside])))
     for part, said in (("return", "returns"), ("discovery", "discoveries")):
         beside = [f"HR@10 on {results.num_targets(part):,} {said}"]
@@ -214,12 +216,10 @@ def _model_sections(request: Request, folder: PreparedFolder, results: Results |
     sections = [calibration_section(answers, discovery, source)]
     if request.users:
         shown = of_users(instances, request.users, _PER_USER)
-        chosen_answers = ask_model(scorer, shown, odds, keep_blocks=True)
-        kinds = all_of(chosen_answers, shown.is_discovery()).kinds
     else:
-        chosen = choose_examples(drawn, answers, discovery)
-        shown, kinds = drawn.take(chosen.positions), chosen.kinds
-        chosen_answers = ask_model(scorer, shown, odds, keep_blocks=True)
+        shown = drawn.take(choose_examples(drawn, answers, discovery))
+    chosen_answers = ask_model(scorer, shown, odds, keep_blocks=True)
+    kinds = kinds_of(chosen_answers, shown.is_discovery())
     progress("drawing", 0, 1)
     index = scorer.tokenizer.index
     return [*sections, examples_section(index, _place_names(folder), shown, chosen_answers, kinds)]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from spacetime_gr.reports.charts import percent
 from spacetime_gr.reports.run_calibration import wilson
 
 MODEL, CEILING = "model", "ceiling"
@@ -77,7 +78,7 @@ class Results:
         """How the intervals were made."""
         if self.resampled:
             found = self.raw["intervals"]
-            return f"Whiskers are {self.level:.0%} intervals from {found['resamples']:,} bootstrap resamples of users."
+            return f"Whiskers are {percent(self.level)} intervals from {found['resamples']:,} bootstrap resamples of users."
         return (
             "Whiskers are 95 % Wilson intervals that take targets as independent; they are not, since a person has "
             "several, so the truth is wider."

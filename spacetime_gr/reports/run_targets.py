@@ -98,14 +98,15 @@ def _ask(scorer: ModelScorer, instances: Instances, explore_odds: float, keep_bl
         LIST_LENGTH,
     )
     log_probs, rows = best_places(prefix, index, filters, blocks, opened, LIST_LENGTH)
+    room = ((0, 0), (0, LIST_LENGTH - rows.shape[1]))  # the lists of a small catalogue are shorter
     found = rows == instances.target_poi[:, None]
     block, inner = index.encode(instances.target_poi, rows=True)
     wanted = torch.from_numpy(block.astype(np.int64)).to(model.device)[:, None, None]
     of_target = prefix.place_log_probs(wanted)[:, 0, 0].double().cpu().numpy()
     explore = np.full(len(instances), np.nan) if prefix.log_explore is None else _probs(prefix.log_explore[:, 0])
     return Answers(
-        rows=_padded(rows, -1),
-        probs=_padded(np.where(rows >= 0, np.exp(log_probs.astype(np.float64)), 0.0), 0.0),
+        rows=np.pad(rows, room, constant_values=-1),
+        probs=np.pad(np.where(rows >= 0, np.exp(log_probs.astype(np.float64)), 0.0), room),
         rank=np.where(found.any(axis=1), found.argmax(axis=1) + 1, 0),
         target_prob=np.exp(of_target[np.arange(len(instances)), inner]),
         explore=explore,
@@ -118,28 +119,16 @@ def _probs(log_probs: torch.Tensor) -> NDArray[np.float64]:
     return np.asarray(log_probs.double().exp().cpu().numpy())
 
 
-def _padded(values: NDArray[np.generic], fill: float) -> NDArray[np.generic]:
-    """Lists of a small catalogue are shorter than 10."""
-    return np.pad(values, ((0, 0), (0, LIST_LENGTH - values.shape[1])), constant_values=fill)
+def kinds_of(answers: Answers, discovery: NDArray[np.bool_]) -> list[str]:
+    """What each target is an example of."""
+    hit = {0: "missed", 1: "hit at 1"}
+    return [
+        f"{'discovery' if new else 'return'}, {hit.get(rank, f'hit at {LIST_LENGTH}')}"
+        for rank, new in zip(answers.rank.tolist(), discovery.tolist(), strict=True)
+    ]
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Targets to be shown: positions among the instances, and what each is an example of."""
-
-    positions: NDArray[np.int64]
-    kinds: list[str]
-
-
-def kind_of(rank: int, discovery: bool) -> str:
-    """What a target is an example of."""
-    what = "discovery" if discovery else "return"
-    if rank == 1:
-        return f"{what}, hit at 1"
-    return f"{what}, hit at {LIST_LENGTH}" if rank else f"{what}, missed"
-
-
-# How many of each kind are shown, in this order.
+# How many of each kind are shown, in this order; by rank: 0 missed, 2 stands for all lower places of the list.
 _WANTED = {
     ("return", 1): 2,
     ("return", 2): 1,
@@ -150,8 +139,8 @@ _WANTED = {
 }
 
 
-def choose_examples(instances: Instances, answers: Answers, discovery: NDArray[np.bool_]) -> Chosen:
-    """Some hits, some misses and some discoveries, of as many persons as there are: the first of each kind by time.
+def choose_examples(instances: Instances, answers: Answers, discovery: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Positions of some hits, misses and discoveries, of as many persons as there are: the first of each kind by time.
 
     Args:
         discovery: which targets are discoveries, (n,).
@@ -161,12 +150,12 @@ def choose_examples(instances: Instances, answers: Answers, discovery: NDArray[n
     positions: list[int] = []
     for (what, rank), num in _WANTED.items():
         of_kind = np.flatnonzero((group == rank) & (discovery == (what == "discovery")))
-        # Persons who are not shown yet come first; a stable sort keeps the order of time.
         for _ in range(min(num, len(of_kind))):
             left = of_kind[~np.isin(of_kind, positions)]
+            # Persons who are not shown yet come first; a stable sort keeps the order of time.
             shown = np.isin(user[left], user[positions])
             positions.append(int(left[np.argsort(shown, kind="stable")[0]]))
-    return _chosen(np.array(positions, np.int64), answers, discovery)
+    return np.array(positions, np.int64)
 
 
 def of_users(instances: Instances, hashes: Sequence[int], each: int) -> Instances:
@@ -187,16 +176,6 @@ def of_users(instances: Instances, hashes: Sequence[int], each: int) -> Instance
             )
         rows.append(found[-each:])
     return instances.take(np.concatenate(rows))
-
-
-def all_of(answers: Answers, discovery: NDArray[np.bool_]) -> Chosen:
-    """Every target, in its order."""
-    return _chosen(np.arange(len(answers)), answers, discovery)
-
-
-def _chosen(positions: NDArray[np.int64], answers: Answers, discovery: NDArray[np.bool_]) -> Chosen:
-    pairs = zip(answers.rank[positions].tolist(), discovery[positions].tolist(), strict=True)
-    return Chosen(positions, [kind_of(rank, new) for rank, new in pairs])
 
 
 def recent_places(instances: Instances, num: int) -> list[NDArray[np.int64]]:

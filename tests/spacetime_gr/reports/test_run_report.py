@@ -26,7 +26,7 @@ from spacetime_gr.evaluation.protocols import time_split
 from spacetime_gr.reports.run_calibration import reliability, wilson
 from spacetime_gr.reports.run_files import read_metrics
 from spacetime_gr.reports.run_results import Results
-from spacetime_gr.reports.run_targets import Answers, ask_model, choose_examples, sample_targets
+from spacetime_gr.reports.run_targets import Answers, ask_model, choose_examples, kinds_of, sample_targets
 from tests.spacetime_gr.conftest import make_pois
 from tests.spacetime_gr.evaluation.folders import write_folder
 from tests.spacetime_gr.evaluation.logs import random_log
@@ -158,16 +158,16 @@ def test_probabilities_of_blocks_and_of_exploring(scorer: ModelScorer, instances
 def test_examples_are_of_each_kind_and_of_many_persons(instances: Instances, answers: Answers) -> None:
     discovery = instances.is_discovery()
     chosen = choose_examples(instances, answers, discovery)
-    assert len(set(chosen.positions.tolist())) == len(chosen.positions)
-    for position, kind in zip(chosen.positions, chosen.kinds, strict=True):
+    kinds = kinds_of(answers.take(chosen), discovery[chosen])
+    assert len(set(chosen.tolist())) == len(chosen)
+    for position, kind in zip(chosen, kinds, strict=True):
         rank = answers.rank[position]
         said = "missed" if rank == 0 else "hit at 1" if rank == 1 else "hit at 10"
         assert kind == f"{'discovery' if discovery[position] else 'return'}, {said}"
-    assert {"return, missed", "discovery, missed"} <= set(chosen.kinds)
-    users = instances.log.user[instances.target][chosen.positions]
+    assert {"return, missed", "discovery, missed"} <= set(kinds)
+    users = instances.log.user[instances.target][chosen]
     assert len(np.unique(users)) >= min(len(users), instances.log.num_users) - 1
-    again = choose_examples(instances, answers, discovery)
-    np.testing.assert_array_equal(chosen.positions, again.positions)
+    np.testing.assert_array_equal(chosen, choose_examples(instances, answers, discovery))
 
 
 def test_samples_are_in_order_and_the_same_each_time(instances: Instances) -> None:
@@ -275,7 +275,7 @@ def test_what_an_evaluation_adds_is_shown(copied: Path) -> None:
     file.write_text(json.dumps(richer(json.loads(file.read_text()))))
     page = report(copied)
     assert "77 bootstrap resamples" in page
-    assert "by &lt;visits&gt;" in page
+    assert "By &lt;visits&gt;." in page
     assert "<td>head</td><td>7</td><td>3</td><td>0.500</td>" in page
     assert "<td>4</td><td>0.500</td>" in page, "the knob at 4"
     assert "k=10</text>" in page
