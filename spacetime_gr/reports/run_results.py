@@ -77,8 +77,8 @@ class Results:
     def about_intervals(self) -> str:
         """How the intervals were made."""
         if self.resampled:
-            found = self.raw["intervals"]
-            return f"Whiskers are {percent(self.level)} intervals from {found['resamples']:,} bootstrap resamples of users."
+            times = self.raw["intervals"]["resamples"]
+            return f"Whiskers are {percent(self.level)} intervals from {times:,} bootstrap resamples of users."
         return (
             "Whiskers are 95 % Wilson intervals that take targets as independent; they are not, since a person has "
             "several, so the truth is wider."
