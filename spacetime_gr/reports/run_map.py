@@ -2,7 +2,9 @@
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -13,10 +15,10 @@ from spacetime_gr.evaluation.instances import Instances
 from spacetime_gr.index import POIIndex
 from spacetime_gr.index.geometry import haversine_km
 from spacetime_gr.reports import cell_map
-from spacetime_gr.reports.cells import MAX_CELLS, View, block_cells, central_view
+from spacetime_gr.reports.cells import MAX_CELLS, Cells, View, block_cells, central_view
 from spacetime_gr.reports.charts import percent
 from spacetime_gr.reports.page import section, table
-from spacetime_gr.reports.run_targets import Answers, recent_places
+from spacetime_gr.reports.run_targets import Answers
 
 _LOWEST_DECADE = -5  # probabilities below 10^-5 share the darkest colour
 _PATH_LENGTH = 8  # last places that a line joins
@@ -107,17 +109,13 @@ def examples_section(
     """
     cells = block_cells(index, {"POIs": index.block_sizes}, MAX_CELLS)
     view = central_view(index, index.block_sizes)
-    recent = recent_places(instances, _PATH_LENGTH)
-    steps, texts, titles = [], [], []
-    for number, kind in enumerate(kinds):
-        one = instances.take(slice(number, number + 1))
-        events, _ = one.history()
-        rows = instances.log.poi_row[events]
-        blocks = np.bincount(cells.group, answers.blocks[number], minlength=len(cells)).astype(np.float64)
-        steps.append(_step(index, names, rows, recent[number], one, answers, number, view, blocks))
-        title = f"{number + 1}. {kind}: {_local_time(one)}"
-        titles.append(title)
-        texts.append(_article(index, names, title, one, rows, answers, number))
+    targets = [
+        _Target(index, names, instances.take(slice(number, number + 1)), answers.take(np.array([number])))
+        for number in range(len(instances))
+    ]
+    steps = [one.picture(cells, view) for one in targets]
+    titles = [f"{i}. {kind}: {one.local_time}" for i, (kind, one) in enumerate(zip(kinds, targets, strict=True), 1)]
+    texts = [one.article(title) for one, title in zip(targets, titles, strict=True)]
     options = "".join(f"<option>{escape(title)}</option>" for title in titles)
     picture = cell_map.canvas(
         cells,
@@ -151,53 +149,100 @@ def examples_section(
     )
 
 
-def _step(
-    index: POIIndex,
-    names: Sequence[str],
-    history: NDArray[np.int64],
-    recent: NDArray[np.int64],
-    one: Instances,
-    answers: Answers,
-    number: int,
-    view: View,
-    blocks: NDArray[np.float64],
-) -> dict[str, Any]:
-    """What the script draws for one target."""
-    target = one.target_poi
-    places, visits = np.unique(history[history >= 0], return_counts=True)
-    known = recent[recent >= 0]
-    listed = answers.rows[number][answers.rows[number] >= 0]
-    step: dict[str, Any] = {
-        "history": _points(
-            index,
-            places,
-            [f"{names[row]}: {count:,} earlier visits" for row, count in zip(places, visits, strict=True)],
-            size=np.round(3 + 1.5 * np.log2(visits), 1),
-        ),
-        "last": _points(index, known[-1:], [f"last known place: {names[row]}" for row in known[-1:]]),
-        "path": np.round(np.stack(index.coordinates(known), axis=1), 5).tolist(),
-        "places": _points(
-            index,
-            listed,
-            [f"{i + 1}. {names[row]}: {percent(answers.probs[number, i])}" for i, row in enumerate(listed)],
-            rank=np.arange(1, len(listed) + 1),
-            hit=listed == target,
-        ),
-        "truth": _points(index, target, [f"true next place: {names[target[0]]}"])[0],
-        "blocks": base64.b64encode(blocks.astype("<f4").tobytes()).decode(),
-    }
-    shown = [step["truth"], *step["last"], *step["places"]]
-    step["window"] = _window(np.array([[point["lat"], point["lon"]] for point in shown]), view)
-    return step
+@dataclass(frozen=True)
+class _Target:
+    """One target: the instance, alone, and the model's answer to it, alone."""
 
+    index: POIIndex
+    names: Sequence[str]
+    instance: Instances
+    answer: Answers
 
-def _points(
-    index: POIIndex, rows: NDArray[np.integer], texts: Sequence[str], **more: NDArray[Any]
-) -> list[dict[str, Any]]:
-    """Places with their coordinates, what is told of them, and more about each."""
-    latitude, longitude = (np.round(axis, 5).tolist() for axis in index.coordinates(rows))
-    columns = {"lat": latitude, "lon": longitude, "text": texts} | {name: of.tolist() for name, of in more.items()}
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    @cached_property
+    def place(self) -> int:
+        """POI row of the true next place."""
+        return int(self.instance.target_poi[0])
+
+    @cached_property
+    def history(self) -> NDArray[np.int64]:
+        """POI rows of the known earlier actions, -1 where the place is unknown."""
+        return np.asarray(self.instance.log.poi_row[self.instance.history()[0]])
+
+    @cached_property
+    def listed(self) -> NDArray[np.int64]:
+        """POI rows of the recommended places, best first."""
+        rows = self.answer.rows[0]
+        return rows[rows >= 0]
+
+    @property
+    def local_time(self) -> str:
+        """When the request was made."""
+        log, event = self.instance.log, int(self.instance.target[0])
+        seconds = int(log.timestamp[event]) + 60 * int(log.tz_offset_minutes[event])
+        return datetime.fromtimestamp(seconds, UTC).strftime("%a %Y-%m-%d %H:%M local time")
+
+    def picture(self, cells: Cells, view: View) -> dict[str, Any]:
+        """What the script draws."""
+        names, known = self.names, self.history[self.history >= 0]
+        places, visits = np.unique(known, return_counts=True)
+        path = known[-_PATH_LENGTH:]
+        blocks = np.bincount(cells.group, self.answer.blocks[0], minlength=len(cells))
+        picture: dict[str, Any] = {
+            "history": self._points(
+                places,
+                [f"{names[row]}, earlier visits: {count:,}" for row, count in zip(places, visits, strict=True)],
+                size=np.round(3 + 1.5 * np.log2(visits), 1),
+            ),
+            "last": self._points(known[-1:], [f"last known place: {names[row]}" for row in known[-1:]]),
+            "path": np.round(np.stack(self.index.coordinates(path), axis=1), 5).tolist(),
+            "places": self._points(
+                self.listed,
+                [f"{i + 1}. {names[row]}: {percent(self.answer.probs[0, i])}" for i, row in enumerate(self.listed)],
+                rank=np.arange(1, len(self.listed) + 1),
+                hit=self.listed == self.place,
+            ),
+            "truth": self._points(np.array([self.place]), [f"true next place: {names[self.place]}"])[0],
+            "blocks": base64.b64encode(blocks.astype("<f4").tobytes()).decode(),
+        }
+        shown = [picture["truth"], *picture["last"], *picture["places"]]
+        picture["window"] = _window(np.array([[point["lat"], point["lon"]] for point in shown]), view)
+        return picture
+
+    def _points(self, rows: NDArray[np.integer], texts: Sequence[str], **more: NDArray[Any]) -> list[dict[str, Any]]:
+        """Places with their coordinates, what is told of them, and more about each."""
+        latitude, longitude = (np.round(axis, 5).tolist() for axis in self.index.coordinates(rows))
+        columns = {"lat": latitude, "lon": longitude, "text": texts} | {name: of.tolist() for name, of in more.items()}
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def article(self, title: str) -> str:
+        """The facts and the list, as HTML."""
+        log, known = self.instance.log, self.history[self.history >= 0]
+        visits = np.bincount(known, minlength=self.index.num_pois)
+        before = int(visits[self.place])
+        explore, rank = float(self.answer.explore[0]), int(self.answer.rank[0])
+        facts = [
+            ["person (hash)", str(int(log.user_hash[log.user[self.instance.target[0]]]))],
+            ["earlier actions known", f"{len(self.history):,}"],
+            ["true next place", self.names[self.place]],
+            ["earlier visits there", f"{before:,}"],
+            ["its rank", str(rank) if rank else f"not among the first {len(self.listed)}"],
+            ["its probability", percent(float(self.answer.target_prob[0]))],
+            ["probability of exploring", "no such head" if np.isnan(explore) else percent(explore)],
+        ]
+        here = self.index.coordinates(known[-1:]) if len(known) else (np.array([np.nan]), np.array([np.nan]))
+        latitude, longitude = self.index.coordinates(self.listed)
+        away = haversine_km(here[0], here[1], latitude, longitude)
+        rows = [
+            [
+                f"{i + 1}. {self.names[row]}" + (" \u2714" if row == self.place else ""),
+                percent(float(self.answer.probs[0, i])),
+                "-" if np.isnan(away[i]) else f"{away[i]:.1f}",
+                f"{visits[row]:,}",
+            ]
+            for i, row in enumerate(self.listed.tolist())
+        ]
+        listed = table(["place", "probability", "km away", "visits"], rows)
+        return f'<article><h3>{escape(title)}</h3><div class="facts">{table(["", ""], facts)}</div>{listed}</article>'
 
 
 def _window(points: NDArray[np.float64], view: View) -> list[float]:
@@ -207,61 +252,3 @@ def _window(points: NDArray[np.float64], view: View) -> list[float]:
     wide = max(east - west, _NARROWEST_DEGREES) * (1 + 2 * _MARGIN)
     lat, lon = (south + north) / 2, (west + east) / 2
     return [round(float(edge), 5) for edge in (lat - tall / 2, lon - wide / 2, lat + tall / 2, lon + wide / 2)]
-
-
-def _article(
-    index: POIIndex,
-    names: Sequence[str],
-    title: str,
-    one: Instances,
-    history: NDArray[np.int64],
-    answers: Answers,
-    number: int,
-) -> str:
-    """The facts of one target and its list."""
-    target = int(one.target_poi[0])
-    known = history[history >= 0]
-    visits = np.bincount(known, minlength=index.num_pois)
-    explore, rank = float(answers.explore[number]), int(answers.rank[number])
-    user = int(one.log.user_hash[one.log.user[one.target[0]]])
-    facts = [
-        ["person (hash)", str(user)],
-        ["earlier actions known", f"{len(history):,}"],
-        ["true next place", f"{names[target]}, {_visited(int(visits[target]))}"],
-        ["its rank", str(rank) if rank else f"not among the first {answers.rows.shape[1]}"],
-        ["its probability", percent(float(answers.target_prob[number]))],
-        ["probability of exploring", "no such head" if np.isnan(explore) else percent(explore)],
-    ]
-    here = index.coordinates(known[-1:]) if len(known) else (np.array([np.nan]), np.array([np.nan]))
-    rows = []
-    listed = answers.rows[number][answers.rows[number] >= 0]
-    latitude, longitude = index.coordinates(listed)
-    away = haversine_km(here[0], here[1], latitude, longitude)
-    for place, (row, km) in enumerate(zip(listed.tolist(), away.tolist(), strict=True), 1):
-        rows.append(
-            [
-                f"{place}. {names[row]}" + (" \u2714" if row == target else ""),
-                percent(float(answers.probs[number, place - 1])),
-                "-" if np.isnan(km) else f"{km:.1f}",
-                f"{visits[row]:,}",
-            ]
-        )
-    body = table(["place", "probability", "km away", "visits"], rows)
-    shown = f'<div class="facts">{table(["", ""], facts)}</div>{body}'
-    return f"<article><h3>{escape(title)}</h3>{shown}</article>"
-
-
-def _visited(count: int) -> str:
-    return (
-        "never visited before"
-        if count == 0
-        else f"visited {count:,} times before"
-        if count > 1
-        else "visited once before"
-    )
-
-
-def _local_time(one: Instances) -> str:
-    log, event = one.log, int(one.target[0])
-    seconds = int(log.timestamp[event]) + 60 * int(log.tz_offset_minutes[event])
-    return datetime.fromtimestamp(seconds, UTC).strftime("%a %Y-%m-%d %H:%M local time")

@@ -1,4 +1,4 @@
-"""What the model answers on held-out targets: lists with probabilities, and why the first is as it is.
+"""What the model answers on held-out targets: lists with probabilities, and the probability of exploring.
 
 Only the blocks that `recommend` would open are looked into, so the cost does not grow with the catalogue.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spacetime_gr.evaluation.instances import Instances, expand_ranges
+from spacetime_gr.evaluation.instances import Instances
 from spacetime_gr.evaluation.model_scorer import ModelScorer, history_columns
 from spacetime_gr.generation.filters import Filters
 from spacetime_gr.generation.recommend import SharedHistory, best_places, choose_blocks, split_requests
@@ -176,10 +176,3 @@ def of_users(instances: Instances, hashes: Sequence[int], each: int) -> Instance
             )
         rows.append(found[-each:])
     return instances.take(np.concatenate(rows))
-
-
-def recent_places(instances: Instances, num: int) -> list[NDArray[np.int64]]:
-    """POI rows of the last `num` known events before each instance, oldest first."""
-    events, offsets = instances.history()
-    kept, bounds = expand_ranges(np.maximum(offsets[:-1], offsets[1:] - num), offsets[1:])
-    return np.split(instances.log.poi_row[events[kept]], bounds[1:-1])
