@@ -134,11 +134,12 @@ def examples_section(
         )
     )
     coverage = float(answers.coverage.min())
+    looked_into = "all" if coverage > 0.9995 else f"at least {percent(coverage)}"
     return section(
         "Held-out targets",
         "What the model was asked and what it said, one request at a time. Colours: the probability that the next "
-        "place lies in a block. The lists are those that recommend gives: the blocks it looked into hold at "
-        f"least {percent(coverage)} of the probability. Drag to move; click and scroll, or press + and -, to zoom; "
+        "place lies in a block. The lists are those that recommend gives: the blocks it looked into hold "
+        f"{looked_into} of the probability. Drag to move; click and scroll, or press + and -, to zoom; "
         "point at anything to read it.",
         f'<div class="targets"><div class="picker"><button type="button" aria-label="previous target">&#8592;</button>'
         f'<select aria-label="target">{options}</select>'
