@@ -259,8 +259,7 @@ class SharedHistory:
     """Histories read once, requests beside each other after them, and candidate blocks beside each other after those.
 
     A request sees the part of the history that it is given and itself; a candidate block sees what its request sees,
-    the request and itself. `block_log_probs` has the shape (batch, requests, num_blocks). `log_explore`, the log of the
-    probability that the person explores, has (batch, requests); None without the return-explore head.
+    the request and itself. `block_log_probs` has the shape (batch, requests, num_blocks).
     """
 
     def __init__(
@@ -272,6 +271,7 @@ class SharedHistory:
         explore_odds: float,
     ) -> None:
         self.model, self.explore_odds = model, explore_odds
+        # Log of the probability that the person explores, (batch, requests); None without the return-explore head.
         self.log_explore: Tensor | None = None
         self.requests, self.after = requests, after
         side = ("user_hash", "user_block", "gap", "distance", "category", "cell")
