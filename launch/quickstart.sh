@@ -99,11 +99,15 @@ sample=()
 [ "$format" != gowalla ] || sample=(--max-targets 2000) # ranking each of its targets among a million places takes days
 spacetime-gr evaluate "$out/run" --data "$out/data" --protocol "$protocol" "${sample[@]}" --json "$out/run/eval.json" --reuse
 
+step "report"
+spacetime-gr report "$out/run" --data "$out/data"
+
 step "done; everything lies in $out"
 cat <<TEXT
   prepared data       $out/data
   run                 $out/run          (config.yaml, metrics.jsonl, checkpoints/)
   model               $out/run/export   (a Hugging Face folder: model, tokenizer, model card)
   result              $out/run/eval.json
+  report              $out/run/report.html   (curves, evaluation, and movements of persons: not for publication)
 Next: spacetime-gr recommend $out/run --help; docs/pretrain.md for the way from here to a cluster.
 TEXT

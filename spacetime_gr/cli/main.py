@@ -19,6 +19,7 @@ from spacetime_gr.cli.number_lists import NumberListCommand
 from spacetime_gr.cli.plan import plan
 from spacetime_gr.cli.prepare import prepare
 from spacetime_gr.cli.recommend import recommend
+from spacetime_gr.cli.report import report
 from spacetime_gr.cli.simulate import simulate
 from spacetime_gr.cli.stream import stream
 
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(simulate, prepare, check_leaks, data_report, stream, curriculum, index_plan, index_report),
-    *(plan, evaluate, compare, recommend, export),
+    *(plan, evaluate, compare, report, recommend, export),
 )
 for command in COMMANDS:
     app.command(cls=NumberListCommand)(command)

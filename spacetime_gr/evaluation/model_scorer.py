@@ -103,13 +103,13 @@ class ModelScorer:
         import torch
 
         last = instances.take(np.array([rows[-1] for rows in groups]))
-        histories = self._encode(last, self.context_actions)
+        histories = self.encode(last, self.context_actions)
         row_tokens, last_requests, _ = split_requests(histories)
         count = max(len(rows) for rows in groups)
         # Every group has `count` requests; the missing ones repeat its last and are dropped by the caller.
         members = np.stack([np.append(rows, np.full(count - len(rows), rows[-1])) for rows in groups])
         flat = instances.take(members.ravel())
-        requests = {name: values[:, -1].reshape(members.shape) for name, values in self._encode(flat, 0).items()}
+        requests = {name: values[:, -1].reshape(members.shape) for name, values in self.encode(flat, 0).items()}
         length = row_tokens["input_ids"].shape[1]
         behind = (last.stop[:, None] - instances.stop[members]) * self.tokenizer.tokens_per_action
         after = torch.from_numpy(length - behind).to(last_requests["input_ids"].device)
@@ -121,17 +121,14 @@ class ModelScorer:
             )
         return scores.double().cpu().numpy()
 
-    def _encode(self, instances: Instances, max_actions: int) -> dict[str, torch.Tensor]:
+    def encode(self, instances: Instances, max_actions: int) -> dict[str, torch.Tensor]:
         """Left-padded last `max_actions` of the histories with their requests at the end.
 
         Histories are cut after they were encoded, as in training: the gap, the place and the inferred mode of the first
         action that is left, and the mode of a request, follow from the actions before.
         """
         log, target = instances.log, instances.target
-        events, offsets = instances.history()
-        names = ("poi_row", "action", "timestamp", "tz_offset_minutes", "user_latitude", "user_longitude", "mode")
-        columns = {name: values[events] for name in names if (values := getattr(log, name)) is not None}
-        columns["user_hash"] = log.user_hash[log.user[target]]
+        columns, offsets = history_columns(instances)
         where = None
         if log.user_latitude is not None and log.user_longitude is not None:
             where = np.stack([log.user_latitude[target], log.user_longitude[target]], axis=1)
@@ -147,6 +144,16 @@ class ModelScorer:
             return_tensors="pt",
         )
         return dict(batch.to(self.model.device))
+
+
+def history_columns(instances: Instances) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The known histories of instances as the tokenizer takes them: flat columns, and (n + 1,) offsets."""
+    log = instances.log
+    events, offsets = instances.history()
+    names = ("poi_row", "action", "timestamp", "tz_offset_minutes", "user_latitude", "user_longitude", "mode")
+    columns = {name: values[events] for name in names if (values := getattr(log, name)) is not None}
+    columns["user_hash"] = log.user_hash[log.user[instances.target]]
+    return columns, offsets
 
 
 def load_scorer(

@@ -279,6 +279,8 @@ class SharedHistory:
         explore_odds: float | Tensor,
     ) -> None:
         self.model, self.explore_odds = model, explore_odds
+        # Log of the probability that the person explores, (batch, requests); None without the return-explore head.
+        self.log_explore: Tensor | None = None
         self.requests, self.after = requests, after
         side = ("user_hash", "user_block", "gap", "distance", "category", "cell")
         self.tile_sums = model.model.tile_sums()
@@ -320,6 +322,7 @@ class SharedHistory:
                 model.block_pointer, self.memory, hidden, after, self.segment, requests["local_time"],
                 requests["user_block"], self.memory.block, None, explore_odds,
             )  # fmt: skip
+            self.log_explore = pointer.log_explore
             log_probs = mix_into(log_probs, pointer, model.config.vocabulary.block_start)
         self.block_log_probs = log_probs.unflatten(-2, after.shape)
 

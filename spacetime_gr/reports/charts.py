@@ -14,14 +14,23 @@ STYLES = """
   svg.chart .bar:hover, svg.chart .cell:hover { stroke: var(--ink); }
   svg.chart .bar0, .key0 { fill: var(--first); background: var(--first); }
   svg.chart .bar1, .key1 { fill: var(--second); background: var(--second); }
+  svg.chart .bar2, .key2 { fill: var(--good); background: var(--good); }
+  svg.chart .bar3, .key3 { fill: var(--faint); background: var(--faint); }
+  svg.chart .whisker { stroke: var(--ink); stroke-width: 1.5; pointer-events: none; }
   svg.chart .line { fill: none; stroke-width: 2.5; stroke-linejoin: round; }
   svg.chart .line0 { stroke: var(--first); } svg.chart .line1 { stroke: var(--second); stroke-dasharray: 7 3; }
+  svg.chart .line2 { stroke: var(--good); } svg.chart .line3 { stroke: var(--faint); stroke-dasharray: 2 4; }
+  svg.chart .mark { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 4 4; opacity: .6; }
   svg.chart .dot { fill: transparent; } svg.chart .dot:hover { fill: var(--ink); }
+  svg.chart .dot0 { fill: var(--first); } svg.chart .dot1 { fill: var(--second); }
+  svg.chart .dot2 { fill: var(--good); } svg.chart .dot3 { fill: var(--faint); }
   .keys { font-size: 13px; color: var(--faint); margin: 0 0 6px; }
   .keys i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin: 0 6px 0 0; }
   .keys span { margin-right: 16px; white-space: nowrap; }
+  @media (max-width: 600px) { svg.chart text { font-size: 16px; } }
 """
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 8, 46
+_MOST_DOTS = 25  # so many points of a line are seen without a pointer
 Format = Callable[[float], str]
 Values = Sequence[float] | NDArray[np.number]
 
@@ -50,11 +59,18 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """One set of values; `x` is used by line charts only."""
+    """One set of values.
+
+    x, labels, joined: of line charts: positions, names of points (written beside them), and whether a line joins them.
+    intervals: low and high of each bar or point, drawn as a whisker, None for none.
+    """
 
     name: str
     y: Values
     x: Values = ()
+    intervals: Sequence[tuple[float, float] | None] = ()
+    labels: Sequence[str] = ()
+    joined: bool = True
 
 
 def bars(
@@ -65,10 +81,10 @@ def bars(
     ticks: Sequence[tuple[float, str]] | None = None,
     wide: bool = False,
 ) -> str:
-    """Bars of equal width, side by side where there are two series.
+    """Bars of equal width, side by side where there are several series.
 
     Args:
-        series: one or two, each of a value per bar.
+        series: one to four, each of a value per bar.
         names: what each bar stands for, for its tooltip.
         x, y: the axes; x has no scale.
         ticks: (position, label) below the bars, where bar i spans i to i + 1; default: names of some bars.
@@ -76,7 +92,9 @@ def bars(
     """
     frame = _Frame(wide)
     num = max(1, len(names))
-    top = max((float(np.max(one.y, initial=0.0)) for one in series), default=0.0) or 1.0
+    ends = [*(float(np.max(one.y, initial=0.0)) for one in series)]
+    ends += [pair[1] for one in series for pair in one.intervals if pair]
+    top = max(ends, default=0.0) or 1.0
     step = _nice_step(top)
     top = step * np.ceil(top / step - 1e-9)
     if ticks is None:
@@ -91,10 +109,14 @@ def bars(
             height = float(value) / top * frame.height
             left = _LEFT + i * slot + (slot - thick * len(series)) / 2 + kind * thick
             tip = f"{names[i]}: {y.form(float(value))}" + (f" {one.name}" if one.name else "")
+            interval = one.intervals[i] if one.intervals else None
+            tip += f" ({y.form(interval[0])} to {y.form(interval[1])})" if interval else ""
             parts.append(
                 f'<rect class="bar bar{kind}" x="{left:.1f}" y="{_TOP + frame.height - height:.1f}" '
                 f'width="{thick:.1f}" height="{height:.1f}"><title>{escape(tip)}</title></rect>'
             )
+            if interval:
+                parts.append(frame.whisker(left + thick / 2, interval[0] / top, interval[1] / top))
     return _keys(series) + frame.svg(parts, x, y, f"Bar chart: {y.title} by {x.title}")
 
 
@@ -103,31 +125,53 @@ def lines(
     x: Axis,
     y: Axis,
     x_ticks: Sequence[tuple[float, str]] | None = None,
+    x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     wide: bool = False,
+    marks: Sequence[tuple[float, str]] = (),
 ) -> str:
     """Lines through points; each point has a tooltip.
 
     Args:
-        series: one or two, of x and y.
+        series: one to four, of x and y.
         x, y: the axes.
         x_ticks: (value, label); default: round values.
-        y_range: lowest and highest value; default: those of the points.
+        x_range, y_range: lowest and highest value; default: those of the points.
         wide: for the whole width of the page, not half.
+        marks: (x, what happened there), drawn as upright lines.
     """
     frame = _Frame(wide)
     xs, ys = (np.concatenate([np.asarray(getattr(one, name), float) for one in series]) for name in ("x", "y"))
-    across, up = _Scale(xs, x.log), _Scale(ys if y_range is None else np.array(y_range), y.log)
-    marks = [(float(across(value)), label) for value, label in x_ticks or [(v, x.form(v)) for v in across.ticks()]]
-    parts = [frame.y_ticks([(float(up(value)), y.form(value)) for value in up.ticks()]), frame.x_ticks(marks)]
+    across = _Scale(xs if x_range is None else np.array(x_range), x.log)
+    up = _Scale(ys if y_range is None else np.array(y_range), y.log)
+    below = [(float(across(value)), label) for value, label in x_ticks or [(v, x.form(v)) for v in across.ticks()]]
+    parts = [frame.y_ticks([(float(up(value)), y.form(value)) for value in up.ticks()]), frame.x_ticks(below)]
     for kind, one in enumerate(series):
         left = _LEFT + across(np.asarray(one.x, float)) * frame.width
         top = _TOP + (1.0 - up(np.asarray(one.y, float))) * frame.height
-        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(left, top, strict=True))
-        parts.append(f'<polyline class="line line{kind}" points="{path}"/>')
-        for a, b, value_x, value_y in zip(left, top, one.x, one.y, strict=True):
-            tip = f"{x.form(float(value_x))}: {y.form(float(value_y))}" + (f" {one.name}" if one.name else "")
-            parts.append(f'<circle class="dot" cx="{a:.1f}" cy="{b:.1f}" r="4"><title>{escape(tip)}</title></circle>')
+        if one.joined:
+            path = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(left, top, strict=True))
+            parts.append(f'<polyline class="line line{kind}" points="{path}"/>')
+        seen = f" dot{kind}" if len(left) <= _MOST_DOTS else ""
+        for i, (a, b, value_x, value_y) in enumerate(zip(left, top, one.x, one.y, strict=True)):
+            label = one.labels[i] if one.labels else ""
+            said = " ".join(word for word in (one.name, label) if word)
+            tip = f"{x.form(float(value_x))}: {y.form(float(value_y))}" + (f" {said}" if said else "")
+            parts.append(
+                f'<circle class="dot{seen}" cx="{a:.1f}" cy="{b:.1f}" r="4"><title>{escape(tip)}</title></circle>'
+            )
+            interval = one.intervals[i] if one.intervals else None
+            if interval:
+                parts.append(frame.whisker(a, *(float(up(end)) for end in interval)))
+            if label:  # above and below in turn: neighbours would overlap
+                side, shift = ("end", -7) if a > _LEFT + 0.8 * frame.width else ("start", 7)
+                spot = f'x="{a + shift:.1f}" y="{b + (16 if i % 2 else -6):.1f}"'
+                parts.append(f'<text {spot} text-anchor="{side}">{escape(label)}</text>')
+    for at, text in marks:
+        left_of = _LEFT + float(across(at)) * frame.width
+        parts.append(
+            f'<path class="mark" d="M{left_of:.1f},{_TOP}v{frame.height}"><title>{escape(text)}</title></path>'
+        )
     return _keys(series) + frame.svg(parts, x, y, f"Line chart: {y.title} by {x.title}")
 
 
@@ -178,12 +222,13 @@ class _Frame:
 
     def x_ticks(self, ticks: Sequence[tuple[float, str]]) -> str:
         base = _TOP + self.height
-        return "".join(
-            f'<line class="grid" x1="{_LEFT + at * self.width:.1f}" x2="{_LEFT + at * self.width:.1f}" y1="{base}" '
-            f'y2="{base + 4}"/><text x="{_LEFT + at * self.width:.1f}" y="{base + 17}" text-anchor="middle">'
-            f"{escape(label)}</text>"
-            for at, label in ticks
-        )
+        parts = []
+        for at, label in ticks:
+            x = _LEFT + at * self.width
+            parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 4}"/>')
+            place = f'x="{self.outer - 1}" text-anchor="end"' if at > 0.98 else f'x="{x:.1f}" text-anchor="middle"'
+            parts.append(f'<text {place} y="{base + 17}">{escape(label)}</text>')
+        return "".join(parts)
 
     def y_ticks(self, ticks: Sequence[tuple[float, str]]) -> str:
         return "".join(
@@ -192,6 +237,11 @@ class _Frame:
             f'y="{_TOP + (1 - at) * self.height + 4:.1f}" text-anchor="end">{escape(label)}</text>'
             for at, label in ticks
         )
+
+    def whisker(self, x: float, low: float, high: float) -> str:
+        """An upright line between two shares of the height."""
+        bottom, top = (_TOP + (1 - share) * self.height for share in (low, high))
+        return f'<path class="whisker" d="M{x:.1f},{bottom:.1f}V{top:.1f}"/>'
 
     def svg(self, parts: Sequence[str], x: Axis, y: Axis, label: str) -> str:
         middle = _TOP + self.height / 2

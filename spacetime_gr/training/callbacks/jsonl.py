@@ -12,19 +12,26 @@ if TYPE_CHECKING:
 
 
 class JsonLines(Callback):
-    """One object per line, steps strictly rising: a resumed run first drops the lines after its checkpoint."""
+    """One object per line, steps strictly rising: a resumed run first drops the lines after its checkpoint.
+
+    The first line after a resume tells in `resumed_from` the step of the checkpoint.
+    """
 
     def __init__(self, is_main: bool) -> None:
         self.is_main = is_main
+        self.resumed_from: int | None = None
         self.file: TextIO | None = None
 
     def on_start(self, trainer: "Trainer") -> None:
         if self.is_main:
             self.file = open_after(trainer.run_dir / "metrics.jsonl", trainer.progress.step)
+            self.resumed_from = trainer.progress.step or None
 
     def on_log(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         if self.file is not None:
-            self.file.write(json.dumps(record) + "\n")
+            resumed = {} if self.resumed_from is None else {"resumed_from": self.resumed_from}
+            self.resumed_from = None
+            self.file.write(json.dumps(record | resumed) + "\n")
             self.file.flush()
 
     def close(self, outcome: str) -> None:

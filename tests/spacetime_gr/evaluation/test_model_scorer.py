@@ -91,8 +91,8 @@ def test_a_context_is_a_part_of_the_whole_history(scorer: ModelScorer, instances
     """Gap, place and mode of the first action of a context come from the action before it, as in training."""
     chosen = instances.take(slice(30, 31))
     assert chosen.history_lengths[0] > scorer.context_actions
-    context = scorer._encode(chosen, scorer.context_actions)
-    whole = scorer._encode(chosen, int(chosen.history_lengths[0]))
+    context = scorer.encode(chosen, scorer.context_actions)
+    whole = scorer.encode(chosen, int(chosen.history_lengths[0]))
     length = context["input_ids"].shape[1]
     assert length == 4 * scorer.context_actions + 1
     assert int(context["gap"][0, 0]) > 0

@@ -52,3 +52,26 @@ def test_charts_of_odd_values_are_finite(values: list[float]) -> None:
 )
 def test_numbers(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_whiskers_span_the_interval_and_are_told() -> None:
+    chart = bars(
+        [Series("", [0.5], intervals=[(0.25, 1.0)]), Series("", [0.5], intervals=[None])], ["a"], Axis("x"), Axis("y")
+    )
+    assert tips(chart) == ["a: 0.5 (0.25 to 1)", "a: 0.5"]
+    (whisker,) = [one.get("d", "") for one in picture(chart).iter("path")]
+    low, high = (float(end) for end in whisker.split(",")[1].split("V"))
+    (bar, _) = picture(chart).iter("rect")
+    top, height = float(bar.get("y", "nan")), float(bar.get("height", "nan"))
+    assert (low, high) == pytest.approx((top + height / 2, top - height), abs=0.2)
+
+
+def test_marks_and_labels_of_lines() -> None:
+    series = [Series("", [0, 1], [0, 10], labels=["<k>", ""], joined=False)]
+    chart = lines(series, Axis("x"), Axis("y"), x_range=(0, 20), marks=[(10, "resumed")])
+    assert tips(chart) == ["0: 0 <k>", "10: 1", "resumed"]
+    assert not list(picture(chart).iter("polyline"))
+    assert "<k>" in [one.text for one in picture(chart).iter("text")]
+    dots = [float(one.get("cx", "nan")) for one in picture(chart).iter("circle")]
+    (mark,) = [float(one.get("d", "M,")[1:].split(",")[0]) for one in picture(chart).iter("path")]
+    assert mark == pytest.approx(dots[1], abs=0.1)

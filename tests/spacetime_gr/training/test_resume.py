@@ -38,10 +38,13 @@ def command(config: Path, run: Path) -> list[str]:
 
 
 def records(run: Path) -> list[dict]:
-    """Lines of metrics but for what depends on the clock, and on the units that a restarted stream opens again."""
+    """Lines of metrics but for what depends on the clock or tells of a resume, and the units that a restarted stream
+    opens again."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    left_out = TIMES | {"resumed_from"}
     return [
-        {k: v for k, v in line.items() if k not in TIMES and not k.startswith(("stream/", "time/"))} for line in lines
+        {k: v for k, v in line.items() if k not in left_out and not k.startswith(("stream/", "time/"))}
+        for line in lines
     ]
 
 
