@@ -62,6 +62,10 @@ def evaluate(
         float,
         typer.Option(help="The discovery knob: factor on the odds of exploring; 1: as learnt.", rich_help_panel=MODEL),
     ] = 1.0,
+    cascade: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `spacetime-gr cascade`: one more baseline.", show_default=False),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Torch device.", show_default="cuda if there is one", rich_help_panel=MODEL)
     ] = None,
@@ -83,6 +87,7 @@ def evaluate(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from data_pipelines.prepared import PreparedFolder
+    from spacetime_gr.evaluation.cascade.scorer import cascade_files, load_cascade
     from spacetime_gr.evaluation.harness import Task, evaluate_folder, fingerprint
     from spacetime_gr.evaluation.model_files import model_files
     from spacetime_gr.evaluation.report import print_report
@@ -109,6 +114,7 @@ def evaluate(
         "data": fingerprint([folder.path / "manifest.json"]),
         "model": None if run is None else fingerprint(model_files(run)),
         "truth": None if truth is None else fingerprint([truth]),
+        "cascade": None if cascade is None else fingerprint(cascade_files(cascade)),
     }
     if reuse and json_file is not None and json_file.is_file():
         try:
@@ -135,6 +141,7 @@ def evaluate(
             explore_odds=explore_odds,
             device=device,
         )
+    baselines = {} if cascade is None else {"cascade": load_cascade(cascade, folder, setting)}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         ranking = bar.add_task("ranking targets", total=None)
@@ -144,6 +151,7 @@ def evaluate(
             scorer,
             ceiling,
             progress=lambda done, of: bar.update(ranking, completed=done, total=of),
+            baselines=baselines,
         )
     result["asked"] = asked
     print_report(result, Console())

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from spacetime_gr.cli.cascade import cascade
 from spacetime_gr.cli.check_leaks import check_leaks
 from spacetime_gr.cli.curriculum import curriculum
 from spacetime_gr.cli.data_report import data_report
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(simulate, prepare, check_leaks, data_report, stream, curriculum, index_plan, index_report),
-    *(evaluate, recommend, export),
+    *(cascade, evaluate, recommend, export),
 )
 for command in COMMANDS:
     app.command()(command)

@@ -65,12 +65,14 @@ def evaluate_folder(
     model: Scorer | None = None,
     ceiling: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    baselines: Mapping[str, Scorer] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model (or the counters alone) on the held-out part of a prepared folder.
 
     Args:
         model: log-probabilities (n, num_pois) of a batch of instances; None leaves the model out.
         ceiling: what `find_truth` gives.
+        baselines: scorers beside the counters, by name, such as a fitted cascade.
 
     Returns:
         The object that `--json` writes; see docs/evaluate.md.
@@ -92,7 +94,7 @@ def evaluate_folder(
         "knowledge": task.knowledge,
         "source": source,
         "data_fingerprint": fingerprint([folder.path / "manifest.json"]),
-        **evaluate_instances(instances, task, model, progress),
+        **evaluate_instances(instances, task, model, progress, baselines),
     }
     if ceiling is not None:
         result["ceiling"] = dict(ceiling)
@@ -109,10 +111,14 @@ def fingerprint(files: Sequence[Path]) -> str:
 
 
 def evaluate_instances(
-    instances: Instances, task: Task, model: Scorer | None = None, progress: Progress | None = None
+    instances: Instances,
+    task: Task,
+    model: Scorer | None = None,
+    progress: Progress | None = None,
+    baselines: Mapping[str, Scorer] | None = None,
 ) -> dict[str, Any]:
     """The part of the result that depends on the instances only."""
-    scorers = choose_baselines(instances.knowledge, task.setting)
+    scorers = choose_baselines(instances.knowledge, task.setting) | dict(baselines or {})
     if model is not None:
         scorers = {MODEL: model, **scorers}
     tallies = {name: _Tally(len(instances)) for name in scorers}
