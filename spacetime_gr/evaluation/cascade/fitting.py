@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from data_pipelines.prepared import PreparedFolder
 
 RANKER_FROM, VALIDATION_FROM = 0.55, 0.88  # shares of the training events, in time
-MAX_REQUESTS, MAX_VALIDATION_REQUESTS = 6_000, 2_000
+MAX_REQUESTS, MAX_VALIDATION_REQUESTS = 8_000, 3_000
 COARSE_NEGATIVES = 20  # per request
 GRID: tuple[Mapping[str, Any], ...] = tuple(
     {"objective": objective, "num_leaves": leaves} for objective in ("lambdarank", "rank_xendcg") for leaves in (15, 63)
@@ -123,18 +123,25 @@ def _part(instances: Instances, catalogue: Catalogue, timed: bool, seed: int) ->
 
 
 def _fit_coarse(part: _Part, names: tuple[str, ...], rng: np.random.Generator, seed: int) -> CoarseRanker:
-    """Every request's target against a few of its other candidates, drawn evenly."""
-    matrices, labels = [], []
+    """Every request's target against a few of its other candidates, drawn evenly.
+
+    Returns and discoveries weigh the same in all: an unweighted fit sees seven returns of ten and cuts the discoveries.
+    """
+    discovery = part.instances.is_discovery()
+    share = max(discovery.mean(), 1 / len(discovery))
+    request_weight = np.where(discovery, 0.5 / share, 0.5 / max(1 - share, 1 / len(discovery)))
+    matrices, labels, weights = [], [], []
     for rows, requests in part.chunks():
         pairs, _ = pool(requests, part.embedding)
         label = pairs.poi == part.instances.target_poi[rows][pairs.row]
         keep = pairs.best(np.where(label, 2.0, rng.random(len(label))), COARSE_NEGATIVES + 1)
         matrices.append(pair_matrix(requests, pairs.take(keep), part.embedding, names))
         labels.append(label[keep])
+        weights.append(request_weight[rows][pairs.row[keep]])
     label = np.concatenate(labels)
     if not label.any():
         raise ValueError("recall found the target of no training request; the training part is too small for a cascade")
-    return CoarseRanker.fit(names, np.concatenate(matrices), label, seed)
+    return CoarseRanker.fit(names, np.concatenate(matrices), label, np.concatenate(weights), seed)
 
 
 def _candidates(

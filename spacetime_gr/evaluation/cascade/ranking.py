@@ -64,13 +64,15 @@ class CoarseRanker:
     weights: np.ndarray
 
     @classmethod
-    def fit(cls, features: tuple[str, ...], matrix: np.ndarray, label: np.ndarray, seed: int) -> CoarseRanker:
-        """Fit a logistic regression (scikit-learn) to pairs (m, f) and whether each was the target (m,)."""
+    def fit(
+        cls, features: tuple[str, ...], matrix: np.ndarray, label: np.ndarray, weight: np.ndarray, seed: int
+    ) -> CoarseRanker:
+        """Fit a logistic regression (scikit-learn) to pairs (m, f): whether each was the target (m,), and its weight."""
         from sklearn.linear_model import LogisticRegression
 
         filled = np.nan_to_num(matrix.astype(np.float64))
         means, scale = filled.mean(axis=0), np.maximum(filled.std(axis=0), 1e-9)
-        model = LogisticRegression(max_iter=1000, random_state=seed).fit((filled - means) / scale, label)
+        model = LogisticRegression(max_iter=1000, random_state=seed).fit((filled - means) / scale, label, weight)
         return cls(features, means, model.coef_[0] / scale)
 
     def score(self, matrix: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from spacetime_gr.evaluation.cascade.requests import Requests
 
 NEAR_KM = 0.3  # places nearer than this are equally near
 HISTORY_HALF_LIFE_DAYS = 60.0
-LIMITS: dict[str, int] = {"nearby": 150, "history": 100, "covisits": 80, "embedding": 80}
+LIMITS: dict[str, int] = {"nearby": 300, "history": 100, "covisits": 100, "embedding": 100}
 
 
 def channel_scores(name: str, requests: Requests, embedding: PlaceEmbedding) -> np.ndarray:

@@ -24,7 +24,7 @@ from spacetime_gr.evaluation.instances import Instances
 if TYPE_CHECKING:
     from data_pipelines.prepared import PreparedFolder
 
-COARSE_LIMIT = 100
+COARSE_LIMIT = 150
 CHUNK = 256  # requests at a time: tables over all places take some 2 kB x places each
 VERSION = 1
 DESCRIPTION, TREES, FACTORS = "cascade.json", "fine.txt", "place_factors.safetensors"
