@@ -10,7 +10,7 @@ At the end the place factors are fitted again, on the whole training part.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from data_pipelines.prepared import PreparedFolder
 
 RANKER_FROM, VALIDATION_FROM = 0.55, 0.88  # shares of the training events, in time
-MAX_REQUESTS, MAX_VALIDATION_REQUESTS = 8_000, 3_000
+MAX_REQUESTS, MAX_COARSE_REQUESTS, MAX_VALIDATION_REQUESTS = 4_000, 1_500, 1_500
 COARSE_NEGATIVES = 20  # per request
 GRID: tuple[Mapping[str, Any], ...] = tuple(
-    {"objective": objective, "num_leaves": leaves} for objective in ("lambdarank", "rank_xendcg") for leaves in (15, 63)
+    {"objective": objective, "num_leaves": leaves} for objective in ("lambdarank", "rank_xendcg") for leaves in (15, 31)
 )
 
 Report = Callable[[str], None]
@@ -83,9 +83,10 @@ def fit_cascade(
     validation = sample(inner_instances(log, (middle, end), BY_NAME[name]), MAX_VALIDATION_REQUESTS, rng)
     learn, check = (_part(instances, catalogue, timed, seed) for instances in (requests, validation))
 
-    report(f"coarse ranker: {len(learn.instances):,} requests")
-    coarse = _fit_coarse(learn, coarse_features(timed), rng, seed)
-    report("features of the candidates")
+    few = replace(learn, instances=sample(learn.instances, MAX_COARSE_REQUESTS, rng))
+    report(f"coarse ranker: {len(few.instances):,} requests")
+    coarse = _fit_coarse(few, coarse_features(timed), rng, seed)
+    report(f"features of the candidates: {len(learn.instances):,} and {len(check.instances):,} requests")
     names = fine_features(timed)
     learn_data, _, _ = _candidates(learn, coarse, names, complete=True)
     check_data, check_pairs, recalled = _candidates(check, coarse, names)

@@ -67,7 +67,7 @@ class CoarseRanker:
     def fit(
         cls, features: tuple[str, ...], matrix: np.ndarray, label: np.ndarray, weight: np.ndarray, seed: int
     ) -> CoarseRanker:
-        """Fit a logistic regression (scikit-learn) to pairs (m, f): whether each was the target (m,), and its weight."""
+        """Fit a logistic regression (scikit-learn) to pairs (m, f), whether each was the target and its weight (m,)."""
         from sklearn.linear_model import LogisticRegression
 
         filled = np.nan_to_num(matrix.astype(np.float64))
