@@ -9,7 +9,7 @@ At the end the place factors are fitted again, on the whole training part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +52,11 @@ class _Part:
     embedding: PlaceEmbedding
     timed: bool
 
-    def chunks(self) -> list[tuple[slice, Requests]]:
-        slices = [slice(start, start + CHUNK) for start in range(0, len(self.instances), CHUNK)]
-        return [(rows, Requests(self.instances.take(rows), self.known, self.timed)) for rows in slices]
+    def chunks(self) -> Iterator[tuple[slice, Requests]]:
+        """A few requests at a time, since their tables run over all places."""
+        for start in range(0, len(self.instances), CHUNK):
+            rows = slice(start, start + CHUNK)
+            yield rows, Requests(self.instances.take(rows), self.known, self.timed)
 
 
 def fit_cascade(
