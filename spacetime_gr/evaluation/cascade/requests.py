@@ -81,7 +81,11 @@ class Requests:
 
     @cached_property
     def hour_weight(self) -> np.ndarray:
-        """(h,) nearness of each own visit's time of day to the request's: exp(-d^2 / 2 w^2), d round the clock."""
+        """(h,) nearness of each own visit's time of day to the request's: exp(-d^2 / 2 w^2), d round the clock.
+
+        Timed only.
+        """
+        assert self.timed
         apart = np.abs(self.event_minute - self.local_minute[self.row]) % 1440
         hours = np.minimum(apart, 1440 - apart) / 60
         return np.exp(-0.5 * (hours / HOUR_WIDTH) ** 2)
