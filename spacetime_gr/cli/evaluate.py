@@ -84,6 +84,10 @@ def evaluate(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    cascade: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `spacetime-gr cascade`: one more baseline.", show_default=False),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Torch device.", show_default="cuda if there is one", rich_help_panel=MODEL)
     ] = None,
@@ -113,6 +117,7 @@ def evaluate(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from data_pipelines.prepared import PreparedFolder
+    from spacetime_gr.evaluation.cascade.scorer import cascade_files, load_cascade
     from spacetime_gr.evaluation.harness import DISCOVERY_DAYS, DISCOVERY_K, Task, evaluate_folder, fingerprint
     from spacetime_gr.evaluation.model_files import model_files
     from spacetime_gr.evaluation.records import records_path
@@ -143,6 +148,7 @@ def evaluate(
         "data": fingerprint([folder.path / "manifest.json"]),
         "model": None if run is None else fingerprint(model_files(run)),
         "truth": None if truth is None else fingerprint([truth]),
+        "cascade": None if cascade is None else fingerprint(cascade_files(cascade)),
     }
     records = None if json_file is None else records_path(json_file)
     if reuse and json_file is not None and json_file.is_file() and records is not None and records.is_file():
@@ -170,6 +176,7 @@ def evaluate(
             explore_odds=task.explore_odds,
             device=device,
         )
+    baselines = {} if cascade is None else {"cascade": load_cascade(cascade, folder, setting)}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         ranking = bar.add_task("ranking targets", total=None)
@@ -180,6 +187,7 @@ def evaluate(
             ceiling,
             progress=lambda done, of: bar.update(ranking, completed=done, total=of),
             records=records,
+            baselines=baselines,
         )
     result["asked"] = asked
     print_report(result, Console())

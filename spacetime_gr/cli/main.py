@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from spacetime_gr.cli.cascade import cascade
 from spacetime_gr.cli.check_leaks import check_leaks
 from spacetime_gr.cli.compare import compare
 from spacetime_gr.cli.curriculum import curriculum
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(simulate, prepare, check_leaks, data_report, stream, curriculum, index_plan, index_report),
-    *(plan, evaluate, compare, report, recommend, export),
+    *(plan, evaluate, cascade, compare, report, recommend, export),
 )
 for command in COMMANDS:
     app.command(cls=NumberListCommand)(command)

@@ -69,6 +69,7 @@ def evaluate_folder(
     model: Scorer | None = None,
     ceiling: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    baselines: Mapping[str, Scorer] | None = None,
     records: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model (or the counters alone) on the held-out part of a prepared folder.
@@ -77,6 +78,7 @@ def evaluate_folder(
         model: log-probabilities of a batch of instances, (n, num_pois), or (settings, n, num_pois) where the task has
             several `explore_odds`; None leaves the model out.
         ceiling: what `find_truth` gives.
+        baselines: scorers beside the counters, by name, such as a fitted cascade.
         records: Parquet file for the results target by target; None writes none.
 
     Returns:
@@ -100,7 +102,7 @@ def evaluate_folder(
         "source": source,
         "data_fingerprint": fingerprint([folder.path / "manifest.json"]),
         **evaluate_instances(
-            instances, task, model, progress, catalogue=Catalogue.from_folder(folder), records=records
+            instances, task, model, progress, baselines, catalogue=Catalogue.from_folder(folder), records=records
         ),
     }
     if ceiling is not None:
@@ -122,6 +124,7 @@ def evaluate_instances(
     task: Task,
     model: Scorer | None = None,
     progress: Progress | None = None,
+    baselines: Mapping[str, Scorer] | None = None,
     *,
     catalogue: Catalogue | None = None,
     records: Path | None = None,
@@ -129,10 +132,12 @@ def evaluate_instances(
     """The part of the result that depends on the instances only.
 
     Args:
+        baselines: scorers beside the counters, by name.
         catalogue: None leaves out what needs the coordinates or categories of places.
     """
     models = model_names(task.explore_odds) if model is not None else []
-    systems = [System((name,), scorer) for name, scorer in choose_baselines(instances.knowledge, task.setting).items()]
+    others = choose_baselines(instances.knowledge, task.setting) | dict(baselines or {})
+    systems = [System((name,), scorer) for name, scorer in others.items()]
     if model is not None:
         systems.insert(0, System(models, model, by_user=True))
     last_visits = LastVisits(instances.log)

@@ -1,0 +1,188 @@
+"""Fit a cascade on the training part of a prepared folder, and on nothing else.
+
+The training part is cut in time into three. The first is history only: the place factors that the ranker trains with
+are fitted on it. The second gives the ranker's training requests, every event of a known user at a known place, each
+with all that came strictly before it. The third is validation: its targets follow the protocol's own rule, it stops
+the boosting and picks the point of the grid. The folder's validation and test events are cut off before anything else.
+At the end the place factors are fitted again, on the whole training part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spacetime_gr.evaluation.cascade.embedding import PlaceEmbedding
+from spacetime_gr.evaluation.cascade.features import coarse_features, fine_features
+from spacetime_gr.evaluation.cascade.known import KnownEvents
+from spacetime_gr.evaluation.cascade.ranking import CoarseRanker, FineRanker, Pairs
+from spacetime_gr.evaluation.cascade.recall import LIMITS
+from spacetime_gr.evaluation.cascade.requests import Requests
+from spacetime_gr.evaluation.cascade.scorer import CHUNK, COARSE_LIMIT, Cascade, import_extra, pair_matrix, pool
+from spacetime_gr.evaluation.catalogue import Catalogue
+from spacetime_gr.evaluation.events import EventLog
+from spacetime_gr.evaluation.harness import fingerprint
+from spacetime_gr.evaluation.inner_split import inner_instances, sample, time_at, training_log
+from spacetime_gr.evaluation.instances import Instances
+from spacetime_gr.evaluation.metrics import HIT_CUTOFFS
+from spacetime_gr.evaluation.protocols import BY_NAME, choose, time_split
+
+if TYPE_CHECKING:
+    from data_pipelines.prepared import PreparedFolder
+
+RANKER_FROM, VALIDATION_FROM = 0.55, 0.88  # shares of the training events, in time
+MAX_REQUESTS, MAX_COARSE_REQUESTS, MAX_VALIDATION_REQUESTS = 4_000, 1_500, 1_500
+COARSE_NEGATIVES = 20  # per request
+GRID: tuple[Mapping[str, Any], ...] = tuple(
+    {"objective": objective, "num_leaves": leaves} for objective in ("lambdarank", "rank_xendcg") for leaves in (15, 31)
+)
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Requests of one part of the training events, with the factors fitted on what came before the part."""
+
+    instances: Instances
+    known: KnownEvents
+    embedding: PlaceEmbedding
+    timed: bool
+
+    def chunks(self) -> Iterator[tuple[slice, Requests]]:
+        """A few requests at a time, since their tables run over all places."""
+        for start in range(0, len(self.instances), CHUNK):
+            rows = slice(start, start + CHUNK)
+            yield rows, Requests(self.instances.take(rows), self.known, self.timed)
+
+
+def fit_cascade(
+    folder: PreparedFolder, *, protocol: str = "public", setting: str = "timed", seed: int = 0, report: Report = print
+) -> Cascade:
+    """Fit and tune a cascade.
+
+    Args:
+        protocol, setting: as for `spacetime-gr evaluate`; the protocol's rule makes the validation targets.
+        report: is told what is being done.
+
+    Raises:
+        ValueError: the extra is not installed, the protocol does not fit the source, or the training part is too
+            small to be cut in three.
+    """
+    if setting not in ("timed", "blind"):
+        raise ValueError(f"--setting is {setting!r}, expected timed or blind")
+    import_extra()
+    timed = setting == "timed"
+    name = choose(protocol, folder.protocol)
+    catalogue = Catalogue.from_folder(folder)
+    log = training_log(BY_NAME[name](EventLog.from_folder(folder)))  # the held-out part is out of reach from here on
+    start, middle, end = (time_at(log, share) for share in (RANKER_FROM, VALIDATION_FROM, 1.0))
+    rng = np.random.default_rng(seed)
+    requests = sample(inner_instances(log, (start, middle), time_split), MAX_REQUESTS, rng)
+    validation = sample(inner_instances(log, (middle, end), BY_NAME[name]), MAX_VALIDATION_REQUESTS, rng)
+    learn, check = (_part(instances, catalogue, timed, seed) for instances in (requests, validation))
+
+    few = replace(learn, instances=sample(learn.instances, MAX_COARSE_REQUESTS, rng))
+    report(f"coarse ranker: {len(few.instances):,} requests")
+    coarse = _fit_coarse(few, coarse_features(timed), rng, seed)
+    report(f"features of the candidates: {len(learn.instances):,} and {len(check.instances):,} requests")
+    names = fine_features(timed)
+    learn_data, _, _ = _candidates(learn, coarse, names, complete=True)
+    check_data, check_pairs, recalled = _candidates(check, coarse, names)
+
+    grid, best = [], None
+    for point in GRID:
+        fine = FineRanker.fit(names, learn_data, check_data, point, seed)
+        ranks = check_pairs.target_ranks(fine.score(check_data[0]), check.instances.target_poi)
+        figures = {f"hr@{k}": float((ranks <= k).mean()) for k in HIT_CUTOFFS} | {"mrr": float((1 / ranks).mean())}
+        grid.append({**point, "rounds": fine.booster.num_trees(), **figures})
+        report(f"fine ranker {dict(point)}: {fine.booster.num_trees()} rounds, MRR {figures['mrr']:.4f} on validation")
+        if best is None or figures["mrr"] > best[0]:
+            best = (figures["mrr"], fine, dict(point))
+    assert best is not None
+    description = {
+        "setting": setting,
+        "protocol": name,
+        "seed": seed,
+        "data_fingerprint": fingerprint([folder.path / "manifest.json"]),
+        "recall_limits": dict(LIMITS),
+        "coarse_limit": COARSE_LIMIT,
+        "num_requests": {"ranker": len(learn.instances), "validation": len(check.instances)},
+        "recall_on_validation": recalled,
+        "chosen": best[2],
+        "grid_on_validation": grid,
+    }
+    embedding = PlaceEmbedding.fit(log.user, log.poi_row, log.num_users, log.num_pois, seed)
+    return Cascade(catalogue, timed, embedding, coarse, best[1], description)
+
+
+def _part(instances: Instances, catalogue: Catalogue, timed: bool, seed: int) -> _Part:
+    earlier = instances.log.select(instances.training)
+    embedding = PlaceEmbedding.fit(earlier.user, earlier.poi_row, earlier.num_users, earlier.num_pois, seed)
+    return _Part(instances, KnownEvents(instances, catalogue), embedding, timed)
+
+
+def _fit_coarse(part: _Part, names: tuple[str, ...], rng: np.random.Generator, seed: int) -> CoarseRanker:
+    """Every request's target against a few of its other candidates, drawn evenly.
+
+    Returns and discoveries weigh the same in all: an unweighted fit sees seven returns of ten and cuts the discoveries.
+    """
+    discovery = part.instances.is_discovery()
+    share = max(discovery.mean(), 1 / len(discovery))
+    request_weight = np.where(discovery, 0.5 / share, 0.5 / max(1 - share, 1 / len(discovery)))
+    matrices, labels, weights = [], [], []
+    for rows, requests in part.chunks():
+        pairs, _ = pool(requests, part.embedding)
+        label = pairs.poi == part.instances.target_poi[rows][pairs.row]
+        keep = pairs.best(np.where(label, 2.0, rng.random(len(label))), COARSE_NEGATIVES + 1)
+        matrices.append(pair_matrix(requests, pairs.take(keep), part.embedding, names))
+        labels.append(label[keep])
+        weights.append(request_weight[rows][pairs.row[keep]])
+    label = np.concatenate(labels)
+    if not label.any():
+        raise ValueError("recall found the target of no training request; the training part is too small for a cascade")
+    return CoarseRanker.fit(names, np.concatenate(matrices), label, np.concatenate(weights), seed)
+
+
+def _candidates(
+    part: _Part, coarse: CoarseRanker, names: tuple[str, ...], complete: bool = False
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Pairs, dict[str, Any]]:
+    """Candidates after the coarse cut: (features, is target, pairs per request), the pairs, and the recall of each
+    step. `complete` leaves out requests whose target is not among them: nothing can be learnt from those."""
+    matrices, row, poi = [], [], []
+    found: dict[str, list[np.ndarray]] = {}
+    sizes: dict[str, list[np.ndarray]] = {}
+    for rows, requests in part.chunks():
+        pairs, channels = pool(requests, part.embedding)
+        target = part.instances.target_poi[rows]
+        final = pairs.take(
+            pairs.best(coarse.score(pair_matrix(requests, pairs, part.embedding, coarse.features)), COARSE_LIMIT)
+        )
+        for step, members in (("all channels", pairs), ("coarse", final)):
+            hits = members.row[members.poi == target[members.row]]
+            found.setdefault(step, []).append(np.isin(np.arange(len(target)), hits))
+            sizes.setdefault(step, []).append(np.bincount(members.row, minlength=len(target)))
+        for step, chosen in channels.items():
+            found.setdefault(step, []).append(np.take_along_axis(chosen, target[:, None], axis=1)[:, 0])
+            sizes.setdefault(step, []).append(chosen.sum(axis=1))
+        if complete:
+            final = final.take(found["coarse"][-1][final.row])
+        matrices.append(pair_matrix(requests, final, part.embedding, names))
+        row.append(final.row + rows.start)
+        poi.append(final.poi)
+    pairs = Pairs(np.concatenate(row), np.concatenate(poi), len(part.instances))
+    label = pairs.poi == part.instances.target_poi[pairs.row]
+    group = np.bincount(pairs.row, minlength=pairs.num_requests)
+    discovery = part.instances.is_discovery()
+    recalled = {step: _recall(np.concatenate(found[step]), np.concatenate(sizes[step]), discovery) for step in found}
+    return (np.concatenate(matrices), label, group[group > 0]), pairs, recalled
+
+
+def _recall(found: np.ndarray, size: np.ndarray, discovery: np.ndarray) -> dict[str, float | None]:
+    """Share of the targets (n,) that are among the candidates, and how many candidates there are on average."""
+    parts = {"all": np.ones_like(discovery), "return": ~discovery, "discovery": discovery}
+    shares = {part: float(found[rows].mean()) if rows.any() else None for part, rows in parts.items()}
+    return {**shares, "candidates": float(size.mean())}
