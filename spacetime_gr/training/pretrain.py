@@ -98,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif joined or os.environ.get("LOCAL_RANK", "0") == "0":
             _say(f"error: {verdict.reason}" if rank == "0" else f"error on rank {rank}: {verdict.reason}")
         if dist.is_initialized():
-            leave(verdict.code)
+            if dist.get_world_size() > 1:
+                leave(verdict.code)
+            stop_processes()
         return verdict.code
 
 
