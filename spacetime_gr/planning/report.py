@@ -129,9 +129,10 @@ def _options(run: Run, cluster: Cluster, assumed: Assumptions) -> Iterator[Optio
 def _remedy(run: Run, cluster: Cluster, assumed: Assumptions) -> str:
     """The least change of section train under which something fits; else what is left to do."""
     accumulation, rows = run.config.train.gradient_accumulation, run.config.rows_per_micro_batch(run.world_size)
-    splits = [{"gradient_accumulation": accumulation * parts} for parts in range(2, rows + 1) if rows % parts == 0]
-    saving = {"gradient_checkpointing": True}
-    for changes in (*splits, saving, *(split | saving for split in splits)):
+    finer = (accumulation * parts for parts in range(2, rows + 1) if rows % parts == 0)
+    splits: list[dict[str, Any]] = [{"gradient_accumulation": parts} for parts in finer]
+    saving: dict[str, Any] = {"gradient_checkpointing": True}
+    for changes in [*splits, saving, *(split | saving for split in splits)]:
         train = run.config.train.model_copy(update=changes)
         changed = replace(run, config=run.config.model_copy(update={"train": train}))
         fitting = next((option for option in _options(changed, cluster, assumed) if option.fits), None)

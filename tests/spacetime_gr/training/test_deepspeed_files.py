@@ -64,7 +64,7 @@ def test_training_runs_under_each_file(city: Path, tmp_path: Path) -> None:
     out = tmp_path / "apart.json"
     names = [str(file.relative_to(ROOT)) for file in FILES]
     worker = "tests/spacetime_gr/training/deepspeed_files_worker.py"
-    wait_ranks(start_ranks([worker, str(city), str(out), *names], 1, tmp_path), tmp_path)
+    wait_ranks(start_ranks([worker, str(city), str(out), *names], 1, tmp_path), tmp_path, timeout=600)
     apart = json.loads(out.read_text())
     assert sorted(apart) == names
     assert max(apart.values()) < 5e-6, apart
