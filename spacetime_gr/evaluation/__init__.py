@@ -1,1 +1,1 @@
-"""Evaluation: protocols, metrics, counters and the report. Numpy only, but for `model_scorer`."""
+"""Evaluation: protocols, metrics, counters, reports and comparisons. Without torch, but for `model_scorer`."""
