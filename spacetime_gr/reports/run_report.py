@@ -75,8 +75,7 @@ def report_on(request: Request, progress: Progress) -> str:
     else:
         sections += run_evaluation.evaluation_sections(results)
     if folder is None or isinstance(run.export, str):
-        why = why_no_data or str(run.export)
-        sections.append(section("Calibration and held-out targets", f"Not measured: {why}.", "", "warn"))
+        sections.append(_no_model_section(why_no_data or str(run.export)))
     else:
         sections += _model_sections(request, folder, results, progress)
     sections.append(_settings_section(run))
@@ -198,7 +197,13 @@ def _model_sections(request: Request, folder: PreparedFolder, results: Results |
             f"the evaluation names protocol {protocol!r}, expected one of {', '.join(BY_NAME)}; evaluate again"
         )
     progress("reading events", 0, 1)
-    instances = build_instances(BY_NAME[protocol](EventLog.from_folder(folder)), asked.get("knowledge", "stream"))
+    log = EventLog.from_folder(folder)
+    try:
+        instances = build_instances(BY_NAME[protocol](log), asked.get("knowledge", "stream"))
+    except ValueError as error:  # training data alone still makes a page
+        if request.users:
+            raise
+        return [_no_model_section(str(error))]
     scorer = load_scorer(
         request.run,
         folder,
@@ -223,6 +228,10 @@ def _model_sections(request: Request, folder: PreparedFolder, results: Results |
     progress("drawing", 0, 1)
     index = scorer.tokenizer.index
     return [*sections, examples_section(index, _place_names(folder), shown, chosen_answers, kinds)]
+
+
+def _no_model_section(why: str) -> str:
+    return section("Calibration and held-out targets", f"Not measured: {why}.", "", "warn")
 
 
 def _explore_odds(asked: float | Sequence[float]) -> float:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from data_pipelines import PreparedFolder
 from spacetime_gr import POIIndex, SpacetimeGRConfig, SpacetimeGRForCausalLM, SpacetimeGRTokenizer
 from spacetime_gr.cli.main import app
+from spacetime_gr.evaluation.events import TRAIN
 from spacetime_gr.evaluation.harness import Task, evaluate_folder, fingerprint
 from spacetime_gr.evaluation.instances import Instances, build_instances
 from spacetime_gr.evaluation.model_files import model_files
@@ -308,6 +309,14 @@ def test_a_run_without_its_parts_says_so(copied: Path) -> None:
     assert "give the folder with --data" in page
 
 
+def test_data_without_held_out_events(copied: Path, tmp_path: Path) -> None:
+    log, pois = random_log(seed=8, num_pois=NUM_POIS), make_pois(num_pois=NUM_POIS)
+    write_folder(tmp_path / "data", log.select(log.split == TRAIN), pois=pois)
+    (copied / "eval.json").unlink()
+    assert "Not measured: the protocol leaves no target" in report(copied, "--data", tmp_path / "data")
+    assert "leaves no target" in refused(copied, "--data", tmp_path / "data", "--user", 3, "--out", tmp_path / "page")
+
+
 def test_what_does_not_belong_together_is_said(copied: Path) -> None:
     result = json.loads((copied / "eval.json").read_text())
     result["asked"]["model"] = result["data_fingerprint"] = "other"
@@ -342,7 +351,7 @@ def test_errors(world: Path, copied: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_in_a_browser_targets_can_be_stepped_through_and_tables_sorted(whole: str, tmp_path: Path) -> None:
+def test_in_a_browser_targets_can_be_stepped_through_and_tables_sorted(world: Path, whole: str, tmp_path: Path) -> None:
     watch = "<script>onerror = text => document.documentElement.dataset.error = text;</script>"
     act = """<script>
       const told = document.documentElement.dataset, shown = () => [...document.querySelectorAll("article")]
@@ -378,5 +387,6 @@ def test_in_a_browser_targets_can_be_stepped_through_and_tables_sorted(whole: st
     assert int(told["green"]) > 20, "the true next place is drawn"
     assert (told["first"], told["next"], told["back"], told["redrawn"]) == ("0", "1", "0", "true")
     assert told["tab"] == "2"
-    rows = re.findall(r"<td>(\w+)</td><td>[\d.]+</td><td>[\d.]+</td><td>([\d.]+)</td><td>", whole)
-    assert float(dict(rows)[told["top"]]) == max(float(value) for _, value in rows)
+    result = json.loads((world / "run" / "eval.json").read_text())
+    hits = {name: f"{one['hr@10']:.3f}" for name, one in [("model", result["metrics"]), *result["baselines"].items()]}
+    assert hits[told["top"]] == max(hits.values()) > min(hits.values())
