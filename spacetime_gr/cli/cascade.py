@@ -33,7 +33,7 @@ def cascade(
         protocol=protocol,
         setting=setting,
         seed=seed,
-        report=lambda line: Console(stderr=True).print(line, highlight=False, markup=False),
+        report=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
     )
     fitted.save(out)
     table = Table(title="recall on validation")
@@ -43,4 +43,5 @@ def cascade(
         cells = ("-" if share[part] is None else f"{share[part]:.4f}" for part in ("all", "return", "discovery"))
         table.add_row(step, f"{share['candidates']:.0f}", *cells)
     console.print(table)
-    console.print(f"chosen: {fitted.description['chosen']}; written to {out}", highlight=False, markup=False)
+    chosen = f"chosen: {fitted.description['chosen']}; written to {out}"
+    console.print(chosen, highlight=False, markup=False, soft_wrap=True)
