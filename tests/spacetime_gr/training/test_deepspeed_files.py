@@ -9,7 +9,7 @@ import pytest
 from spacetime_gr.planning.sharing import Zero
 from spacetime_gr.training.engine import deepspeed_settings, resolve_stage
 from spacetime_gr.training.loading import ROOT, load_config
-from tests.spacetime_gr.training.processes import start_ranks, wait_ranks
+from tests.spacetime_gr.training.processes import RankServer, wait_ranks
 
 FILES = sorted((ROOT / "configs" / "deepspeed").glob("*.json"))
 OFFLOADS = {"zero2_offload": "optimizer", "zero3_offload": "all"}
@@ -59,12 +59,12 @@ def test_every_file_has_a_row_on_the_page() -> None:
 
 
 @pytest.mark.distributed
-def test_training_runs_under_each_file(city: Path, tmp_path: Path) -> None:
+def test_training_runs_under_each_file(city: Path, ranks: RankServer, tmp_path: Path) -> None:
     """And comes to the same weights."""
     out = tmp_path / "apart.json"
     names = [str(file.relative_to(ROOT)) for file in FILES]
     worker = "tests/spacetime_gr/training/deepspeed_files_worker.py"
-    wait_ranks(start_ranks([worker, str(city), str(out), *names], 1, tmp_path), tmp_path, timeout=600)
+    wait_ranks(ranks.start([worker, str(city), str(out), *names], 1, tmp_path), tmp_path)
     apart = json.loads(out.read_text())
     assert sorted(apart) == names
     assert max(apart.values()) < 5e-6, apart

@@ -1,13 +1,16 @@
 """What a run shows of itself: two sessions, the first killed, wandb lost in both."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.spacetime_gr.training.processes import start_ranks, wait_ranks
+from tests.spacetime_gr.training.processes import ROOT, free_port, rank_environment, wait_ranks
 
 CONFIG = """
 run: {dir: DIR, callbacks: ["tests.spacetime_gr.training.own_callbacks:StepCounter",
@@ -43,7 +46,7 @@ def test_a_killed_run_without_wandb_is_accounted_for(
 
     monkeypatch.setenv("KILL_WANDB_AT", "10")
     monkeypatch.setenv("DIE_AT", "14")
-    (process,) = start_ranks(command, 1, tmp_path)
+    process = start_process(command, tmp_path)
     assert process.wait(300) == -9, (tmp_path / "rank-0.log").read_text()[-3000:]
     log = (tmp_path / "rank-0.log").read_text()
     assert log.count("wandb is lost") == 1
@@ -56,7 +59,7 @@ def test_a_killed_run_without_wandb_is_accounted_for(
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", silent_server)
     (tmp_path / "rank-0.log").unlink()
-    wait_ranks(start_ranks(command, 1, tmp_path), tmp_path)
+    wait_ranks([start_process(command, tmp_path)], tmp_path)
     log = (tmp_path / "rank-0.log").read_text()
     assert log.count("wandb is lost (it did not finish within 2 s)") == 1
     assert "x" * 40 not in log
@@ -65,6 +68,13 @@ def test_a_killed_run_without_wandb_is_accounted_for(
     assert [line["step"] for line in lines(run)] == list(range(1, 21))
     assert record["counted"] == 20  # from the checkpoint, not from the killed session
     assert_time_adds_up(record)
+
+
+def start_process(command: list[str], folder: Path) -> subprocess.Popen:
+    """One rank as a process of its own, not forked: what wandb does when its process ends is part of the test."""
+    env = {**os.environ, **rank_environment(0, 1, free_port())}
+    with (folder / "rank-0.log").open("a") as log:
+        return subprocess.Popen([sys.executable, *command], env=env, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
 
 
 def lines(run: Path) -> list[dict]:
