@@ -5,7 +5,6 @@ conditions hold. What no rule decides goes to the classifier if there is one, el
 what is a choice of this project's users: the defaults hold every action to be of interest.
 """
 
-import importlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import yaml
 
 from data_pipelines.stream.places import distance_km, poi_points, points_before
 from data_pipelines.stream.sequences import Sequences
-from data_pipelines.stream.settings import check_number, nearest
+from data_pipelines.stream.settings import check_number, import_name, nearest
 from data_pipelines.stream.visits import Visits
 
 BEHAVIOURS = ("functional", "interest")
@@ -89,21 +88,12 @@ def read_rules(path: str | Path) -> list[Any]:
 
 
 def load_classifier(path: str) -> Classifier:
-    """The callable at `package.module:name`. Raises ValueError naming the module or name that is not found."""
-    module_name, separator, name = path.partition(":")
-    if not separator or not module_name or not name.isidentifier():
-        raise ValueError(f"cleaning.classifier must have the form package.module:name, got {path!r}")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(
-            f"cleaning.classifier={path}: cannot import {module_name} ({error}); install it or set PYTHONPATH"
-        ) from error
-    found = getattr(module, name, None)
+    """The callable at `package.module:name`. Raises ValueError naming what is not found, or is no function."""
+    found = import_name(path, "cleaning.classifier")
     if not callable(found):
-        what = "does not exist" if found is None else f"is no function but a {type(found).__name__}"
-        raise ValueError(f"cleaning.classifier={path}: {name} {what} in {module_name}{nearest(name, dir(module))}")
-    return found
+        raise ValueError(f"cleaning.classifier={path} is no function but a {type(found).__name__}")
+    classifier: Classifier = found
+    return classifier
 
 
 class Behaviour:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -13,6 +14,31 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """' (did you mean X?)' for a misspelt name, or '' where nothing is near."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def import_name(path: str, setting: str) -> Any:
+    """What `package.module:name` names.
+
+    Args:
+        path: as the setting has it.
+        setting: its name, for messages.
+
+    Raises:
+        ValueError: the path has another form, the module cannot be imported, or it has no such name.
+    """
+    module_name, _, name = path.partition(":")
+    if not module_name or not name.isidentifier():
+        raise ValueError(f"{setting} must have the form package.module:name, got {path!r}")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"{setting}={path}: cannot import {module_name} ({error}); install its package, or add its folder to "
+            "PYTHONPATH"
+        ) from error
+    if not hasattr(module, name):
+        raise ValueError(f"{setting}={path}: {name} does not exist in {module_name}{nearest(name, dir(module))}")
+    return getattr(module, name)
 
 
 def as_settings(cls: type[T], values: T | Mapping[str, Any] | None, what: str) -> T:

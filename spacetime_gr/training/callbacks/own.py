@@ -1,8 +1,8 @@
 """Callbacks of the user's own, by import path."""
 
-import importlib
 from collections.abc import Sequence
 
+from data_pipelines.stream.settings import import_name
 from spacetime_gr.training.callbacks.base import Callback
 
 
@@ -17,21 +17,10 @@ def own_callbacks(paths: Sequence[str]) -> list[Callback]:
     """
     made: list[Callback] = []
     for path in paths:
-        module_name, _, class_name = path.partition(":")
-        if not (module_name and class_name):
-            raise ValueError(f"run.callbacks has {path!r}; expected package.module:Class")
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise ValueError(
-                f"run.callbacks has {path!r}, which cannot be imported: {error}; install its package, or add its "
-                "folder to PYTHONPATH"
-            ) from error
-        found = getattr(module, class_name, None)
+        found = import_name(path, "run.callbacks")
         if not (isinstance(found, type) and issubclass(found, Callback)):
             raise ValueError(
-                f"run.callbacks has {path!r}, but {module.__file__} has no class {class_name} derived from "
-                "spacetime_gr.training.callbacks.Callback"
+                f"run.callbacks={path} is no class derived from spacetime_gr.training.callbacks.Callback, but {found!r}"
             )
         made.append(found())
     names = [callback.name for callback in made]
