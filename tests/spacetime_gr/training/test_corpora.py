@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spacetime_gr.training.callbacks.console import Console
+from spacetime_gr.training.callbacks.goodput import Goodput
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.data import corpora_with, load_tokenizer, open_stream
 from spacetime_gr.training.loading import dump_config, load_config
@@ -68,7 +69,7 @@ def test_folders_with_another_tokenizer_are_refused(city: Path, twin: Path, tmp_
 
 
 def test_the_console_ends_with_what_cleaning_left(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(is_main=True)
+    console = Console(is_main=True, goodput=Goodput(is_main=True))
     console.counts = {"sequences_read": 9, "actions_read": 200, "actions_too_short": 3, "actions_functional": 50}
     console.close("finished")
     said = capsys.readouterr().err

@@ -50,13 +50,16 @@ def test_mfu_knows_packing_and_padding(monkeypatch: pytest.MonkeyPatch) -> None:
             "run": {"dir": "unused"},
             "data": {"path": "unused", "row_length": 64, "num_lanes": 4},
             "train": {"max_steps": 9, "gradient_accumulation": 2},
+            "guard": {"enabled": False},  # the engine has no optimiser to hold back
         }
     )
     batch = synthetic_rows(SIZES, 4, 64, 16, 0.5)
     batch["input_ids"][3, 32:] = 0  # half of a row is padding
     batch["labels"][3, 32:] = -100
     batch["position_ids"][3, 32:] = 0
-    stream = SimpleNamespace(multi_mode_share=0.0, corpus_shares={}, stats=dict)
+    stream = SimpleNamespace(
+        multi_mode_share=0.0, scheduled_multi_mode_share=0.0, corpus_shares={}, last_rows=[], stats=dict
+    )
     trainer = Trainer(config, Engine(), stream, World(0, 1, 0, 1, CPU), pad_token_id=0)
     callback = metrics.Metrics()
     callback.on_start(trainer)
