@@ -54,6 +54,17 @@ def test_every_place_has_a_score_and_a_stored_cascade_gives_the_same(folder: Pre
     np.testing.assert_allclose(stored(instances.take(some)), scores[some], rtol=1e-6)
 
 
+def test_scores_do_not_see_the_target_or_what_comes_after(folder: PreparedFolder, fitted: Path) -> None:
+    instances = build_instances(time_split(EventLog.from_folder(folder)))
+    stored, rng = load_cascade(fitted, folder, "timed"), np.random.default_rng(0)
+    for position in (0, len(instances) // 2, len(instances) - 1):
+        one = instances.take(np.array([position]))
+        later = one.log.timestamp >= one.target_time[0]
+        redrawn = np.where(later, rng.integers(0, 40, len(later)), one.log.poi_row)
+        scores = stored(replace(one, log=replace(one.log, poi_row=redrawn)))
+        np.testing.assert_array_equal(scores, stored(one))
+
+
 def test_the_held_out_events_are_not_opened(folder: PreparedFolder, fitted: Path, tmp_path: Path) -> None:
     """Other places in the held-out part: the same seed writes the same files, but for the fingerprint of the data."""
     moved = replace(LOG, poi_row=np.where(LOG.split == TRAIN, LOG.poi_row, (LOG.poi_row + 7) % 40))
