@@ -90,7 +90,10 @@ def _print(report: Report, gpu: str, console: Console) -> None:
         f"{run.config.data.row_length}",
         highlight=False,
     )
-    table = Table(title="GB of a GPU by ZeRO stage + offload, in the fullest phase of a step", title_justify="left")
+    # Nine columns of figures fit 80 characters only without padding.
+    table = Table(
+        title="GB of a GPU by ZeRO stage + offload, in the fullest phase of a step", title_justify="left", padding=0
+    )
     table.add_column("", no_wrap=True)
     for option in report.options:
         style = "bold" if option is report.cheapest else "" if option.fits else "dim"
