@@ -1,16 +1,17 @@
 """Between DeepSpeed and its files: states are handed over rather than written, and read without running pickles."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from deepspeed.runtime.fp16.loss_scaler import LossScaler
-from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
+from torch.utils._pytree import tree_map_only
 
-# The only classes beside tensors and plain containers that DeepSpeed writes for ZeRO 0 to 3 in fp32 and bf16.
-_CLASSES = [LossScaler, ZeroStageEnum, fragment_address]
+# The only classes beside tensors and plain containers that stand in a state of ZeRO 0 to 3 in fp32 and bf16.
+_CLASSES = [LossScaler, fragment_address]
 
 
 class SafeCheckpointEngine(TorchCheckpointEngine):
@@ -19,7 +20,7 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
     Writing: DeepSpeed saves between barriers, and a rank that fails there leaves the others waiting. So `save` only
     collects; whoever takes the states writes them when all collectives are over.
 
-    Loading: DeepSpeed itself uses `weights_only=False`, so a checkpoint from elsewhere could run any code. Here three
+    Loading: DeepSpeed itself uses `weights_only=False`, so a checkpoint from elsewhere could run any code. Here two
     classes that DeepSpeed needs are allowed beside tensors and plain containers.
     """
 
@@ -31,8 +32,11 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
         """Nothing: DeepSpeed writes nothing."""
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Keep a state until it is taken."""
-        self._states[path] = state_dict
+        """Keep a state until it is taken.
+
+        Members of enumerations become their values: Pythons before 3.11.4 pickle them by a call, which is not read.
+        """
+        self._states[path] = tree_map_only(Enum, lambda member: member.value, state_dict)
 
     def take(self) -> dict[str, Any]:
         """The states of this rank since the last call, by path; their tensors are those that train on."""

@@ -73,9 +73,9 @@ def live_storages(parameters: Mapping[str, torch.nn.Parameter], most: int = NUM_
     by_storage: defaultdict[tuple[str, int], list[torch.Tensor]] = defaultdict(list)
     for item in gc.get_objects():
         # Not isinstance: it would wake lazy modules that pretend to be of some class.
-        if issubclass(type(item), torch.Tensor) and item.layout == torch.strided and item.device.type != "meta":
+        if issubclass(type(item), torch.Tensor) and item.layout == torch.strided:
             storage = item.untyped_storage()
-            if storage.nbytes():
+            if storage.nbytes() and storage.device.type != "meta":  # tracing leaves tensors that only claim a device
                 by_storage[str(item.device), storage.data_ptr()].append(item)
     entries: list[dict[str, Any]] = []
     for (device, _), tensors in by_storage.items():

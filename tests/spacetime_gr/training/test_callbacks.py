@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from spacetime_gr.training.callbacks import own_callbacks
 from spacetime_gr.training.callbacks.memory import live_storages
@@ -56,10 +57,13 @@ def test_storages_are_counted_once_and_named() -> None:
     table = torch.nn.Parameter(torch.zeros(1_000_003, 2))
     table.grad = torch.zeros_like(table)
     views = [table.detach()[:5], table.detach()[5:]]
+    with FakeTensorMode():
+        traced = torch.zeros(1_000_003, 2)  # has no memory
     found = live_storages({"table": table}, most=1_000_000)
     own = [entry for entry in found["largest"] if entry["shape"] == [1_000_003, 2]]
     assert [entry["bytes"] for entry in own] == [8_000_024] * 2
     assert sorted(entry["names"] for entry in own) == [["table"], ["table.grad"]]
+    assert traced.numel() == table.numel()
     assert max(entry["tensors"] for entry in own) >= 1 + len(views)
     assert found["bytes"] == sum(entry["bytes"] for entry in found["largest"])
     assert found["storages"] == len(found["largest"])

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from deepspeed.runtime.zero.config import ZeroStageEnum
 
 from spacetime_gr.training import snapshots
 from spacetime_gr.training.callbacks import Checkpointing
 from spacetime_gr.training.checkpoints import CheckpointStore, seal_files
 from spacetime_gr.training.config import CheckpointSection
 from spacetime_gr.training.distributed import World
+from spacetime_gr.training.safe_loading import SafeCheckpointEngine
 from spacetime_gr.training.snapshots import CheckpointError, Snapshot
 
 
@@ -138,3 +140,12 @@ def test_copies_keep_tied_weights_tied() -> None:
     assert copied["embed"].tolist() == [0, 1, 2, 3]
     assert copied["head"] is copied["embed"]
     assert copied["part"].tolist() == [0, 1]
+
+
+def test_members_of_enumerations_are_kept_as_values() -> None:
+    """Python 3.11.2 pickles a member as a call of getattr, which `weights_only=True` refuses to read."""
+    engine = SafeCheckpointEngine()
+    engine.save({"zero_stage": ZeroStageEnum.gradients, "nested": [ZeroStageEnum.weights]}, "state.pt")
+    state = engine.take()["state.pt"]
+    assert state == {"zero_stage": 2, "nested": [3]}
+    assert [type(state["zero_stage"]), type(state["nested"][0])] == [int, int]
