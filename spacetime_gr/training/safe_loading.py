@@ -1,5 +1,6 @@
 """Between DeepSpeed and its files: states are handed over rather than written, and read without running pickles."""
 
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
 
         Members of enumerations become their values: Pythons before 3.11.4 pickle them by a call, which is not read.
         """
-        self._states[path] = tree_map_only(Enum, lambda member: member.value, state_dict)
+        self._states[path] = map_state(Enum, lambda member: member.value, state_dict)
 
     def take(self) -> dict[str, Any]:
         """The states of this rank since the last call, by path; their tensors are those that train on."""
@@ -51,6 +52,14 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
         """
         with torch.serialization.safe_globals(_CLASSES):
             return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def map_state(kind: type, function: Callable[[Any], Any], state: Any) -> Any:
+    """A copy of a state's containers in which `function` has replaced all that is of `kind`.
+
+    Shapes stay what they are: DeepSpeed asks them for their number of elements.
+    """
+    return tree_map_only(kind, function, state, is_leaf=lambda item: isinstance(item, torch.Size))
 
 
 def load_states(path: Path) -> Any:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils._pytree import tree_map_only
 
 from spacetime_gr.training.checkpoints import Checkpoint, CheckpointStore, Seal, seal_files
 from spacetime_gr.training.distributed import World, all_sum, barrier, gather_json
@@ -18,6 +17,7 @@ from spacetime_gr.training.engine import resolve_stage, trained_names
 from spacetime_gr.training.outcome import RetryableError
 from spacetime_gr.training.progress import Progress
 from spacetime_gr.training.resharding import reshard
+from spacetime_gr.training.safe_loading import map_state
 from spacetime_gr.training.window import Window
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Snapshot:
                 copies[key] = tensor.detach().to("cpu", copy=True)
             return copies[key]
 
-        return replace(self, states=tree_map_only(torch.Tensor, copy, self.states))
+        return replace(self, states=map_state(torch.Tensor, copy, self.states))
 
 
 class Save:

@@ -56,14 +56,14 @@ class Account:
 
         Args:
             kept: of the checkpoint that the session starts from; None: from the beginning.
-            started: unix seconds.
+            started: unix seconds, not before `now`.
         """
         done = {} if kept is None else kept.seconds
         seconds = dict(self.seconds)
         for name in _WORK:
             seconds["lost"] = seconds.get("lost", 0.0) + seconds.get(name, 0.0) - done.get(name, 0.0)
             seconds[name] = done.get(name, 0.0)
-        seconds["down"] = seconds.get("down", 0.0) + max(0.0, started - self.now)
+        seconds["down"] = seconds.get("down", 0.0) + started - self.now
         step = 0 if kept is None else kept.step
         return Account(self.first_start, started, step, self.lost_steps + self.step - step, seconds)
 
@@ -115,7 +115,10 @@ class Goodput(Callback):
             self.file = trainer.run_dir / FILE
             known = [account for account in (_read(self.file), self.kept) if account is not None]
             if known:
-                self.before = max(known, key=lambda account: account.now).resumed(self.kept, self.started)
+                last = max(known, key=lambda account: account.now)
+                # The system tells the start of a process to the second only, so it may seem to lie before the kill.
+                self.started = max(self.started, last.now)
+                self.before = last.resumed(self.kept, self.started)
             self._write()
 
     def on_step(self, trainer: "Trainer") -> None:

@@ -145,7 +145,9 @@ def test_copies_keep_tied_weights_tied() -> None:
 def test_members_of_enumerations_are_kept_as_values() -> None:
     """Python 3.11.2 pickles a member as a call of getattr, which `weights_only=True` refuses to read."""
     engine = SafeCheckpointEngine()
-    engine.save({"zero_stage": ZeroStageEnum.gradients, "nested": [ZeroStageEnum.weights]}, "state.pt")
+    shape = torch.Size([2, 3])
+    engine.save({"zero_stage": ZeroStageEnum.gradients, "nested": [ZeroStageEnum.weights], "shape": shape}, "state.pt")
     state = engine.take()["state.pt"]
+    assert state.pop("shape").numel() == 6
     assert state == {"zero_stage": 2, "nested": [3]}
     assert [type(state["zero_stage"]), type(state["nested"][0])] == [int, int]

@@ -79,3 +79,12 @@ def test_a_killed_session_is_read_from_its_file(tmp_path: Path, damaged: bool) -
     # Without the file the steps after the checkpoint are not known; the run goes on all the same.
     assert metrics["time/lost"] == pytest.approx(0.0 if damaged else 300.0)
     assert metrics["time/lost_steps"] == (0 if damaged else 3)
+
+
+def test_a_start_that_seems_to_lie_before_the_kill_counts_no_time_twice(tmp_path: Path) -> None:
+    first = session(tmp_path, None, steps=0)
+    killed = first.account()
+    assert killed.now > first.started
+    metrics = session(tmp_path, None, steps=0).account().metrics()  # the same process, so the same start
+    assert metrics["time/down"] == 0
+    assert metrics["time/other"] >= -1e-6
