@@ -27,7 +27,7 @@ from rich.console import Console
 from data_pipelines.prepared import PreparedFolder
 from spacetime_gr.evaluation.events import EventLog
 from spacetime_gr.evaluation.harness import Task, evaluate_folder
-from spacetime_gr.evaluation.inner_split import inner_instances, sample, time_at, training_log
+from spacetime_gr.evaluation.inner_split import inner_instances, time_at, training_log
 from spacetime_gr.evaluation.instances import Instances, expand_ranges
 from spacetime_gr.evaluation.metrics import expected_ranks, summarise
 from spacetime_gr.evaluation.protocols import BY_NAME, choose
@@ -140,7 +140,7 @@ def main() -> None:
     log = training_log(BY_NAME[name](EventLog.from_folder(folder)))
     middle = time_at(log, VALIDATION_FROM)
     rng = np.random.default_rng(options.seed)
-    validation = sample(inner_instances(log, (middle, time_at(log, 1.0)), BY_NAME[name]), MAX_VALIDATION, rng)
+    validation = inner_instances(log, (middle, time_at(log, 1.0)), BY_NAME[name]).sample(MAX_VALIDATION, rng)
     earlier = training_windows(validation.log.select(validation.training), options.context)
     model, tried = build(options), []
     began = time.perf_counter()

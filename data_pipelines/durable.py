@@ -13,6 +13,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file anew: a reader, also after a kill, finds the old text or the new, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
 def sync_tree(folder: Path) -> None:
     """`sync` a folder and all that is in it."""
     for parent, _, files in os.walk(folder):

@@ -48,10 +48,3 @@ def inner_instances(log: EventLog, window: tuple[int, int], rule: Protocol) -> I
         raise ValueError(
             f"the training part ({len(log):,} events) is too small to cut a validation part from: {error}"
         ) from error
-
-
-def sample(instances: Instances, limit: int, rng: np.random.Generator) -> Instances:
-    """At most so many of the instances, still in rising order of time."""
-    if len(instances) <= limit:
-        return instances
-    return instances.take(np.sort(rng.choice(len(instances), limit, replace=False)))

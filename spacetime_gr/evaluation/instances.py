@@ -51,6 +51,12 @@ class Instances:
         names = ("target", "start", "base_end", "resume", "stop")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
+    def sample(self, limit: int, rng: np.random.Generator) -> Instances:
+        """At most so many of the instances, drawn by `rng`, in the order in which they stand here."""
+        if len(self) <= limit:
+            return self
+        return self.take(np.sort(rng.choice(len(self), limit, replace=False)))
+
     @property
     def target_poi(self) -> np.ndarray:
         """(n,) int64 place to be predicted."""

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipelines import PreparedFolder
 from spacetime_gr.evaluation.events import EventLog
 from spacetime_gr.evaluation.harness import fingerprint
@@ -24,7 +26,7 @@ from spacetime_gr.reports.run_curves import curves_sections
 from spacetime_gr.reports.run_files import RunFiles, read_json, read_run
 from spacetime_gr.reports.run_map import examples_section
 from spacetime_gr.reports.run_results import CEILING, MODEL, Results, rate
-from spacetime_gr.reports.run_targets import ask_model, choose_examples, kinds_of, of_users, sample_targets
+from spacetime_gr.reports.run_targets import ask_model, choose_examples, kinds_of, of_users
 
 _PER_USER = 6  # targets shown of a person asked for
 _CONTEXT_ACTIONS = 128  # the evaluation's default, where its result does not tell
@@ -211,7 +213,7 @@ def _model_sections(request: Request, folder: PreparedFolder, results: Results |
         batch_size=8,
         blind=asked.get("setting") == "blind",
     )
-    drawn = sample_targets(instances, request.sample)
+    drawn = instances.sample(request.sample, np.random.default_rng(0))
     odds = _explore_odds(asked.get("asked", {}).get("explore_odds", 1.0))
     answers = ask_model(scorer, drawn, odds, progress=lambda done, of: progress("asking the model", done, of))
     discovery = drawn.is_discovery()

@@ -48,13 +48,6 @@ class Answers:
         return Answers(*(getattr(self, field.name)[order] for field in fields(self)))
 
 
-def sample_targets(instances: Instances, num: int) -> Instances:
-    """`num` instances drawn with a fixed seed, in their order; all if there are no more."""
-    if len(instances) <= num:
-        return instances
-    return instances.take(np.sort(np.random.default_rng(0).choice(len(instances), num, replace=False)))
-
-
 def ask_model(
     scorer: ModelScorer,
     instances: Instances,

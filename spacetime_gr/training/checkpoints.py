@@ -154,6 +154,11 @@ class CheckpointStore:
         """The complete checkpoint with the highest step; its contents are not read."""
         return next(reversed(self.complete()), None)
 
+    def newest_name(self) -> str:
+        """Name of the folder of `newest`, or `none`: for messages."""
+        newest = self.newest()
+        return newest.path.name if newest else "none"
+
     def remove_unfinished(self) -> list[str]:
         """Remove what an interrupted save left; returns the names. Call on one rank, before training."""
         left = sorted(self.folder.glob(f"{_UNFINISHED}*"))

@@ -2,12 +2,13 @@
 
 import errno
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+
+from data_pipelines.durable import replace_text
 
 STATUS_FILE = "status.json"
 FINISHED = 0
@@ -94,9 +95,7 @@ def write_status(folder: Path, state: str, retry: bool, **more: Any) -> None:
         retry: whether the same command, started again, has a chance to go on.
         more: further fields.
     """
-    partial = folder / f".{STATUS_FILE}.{os.getpid()}"
-    partial.write_text(json.dumps({"state": state, "retry": retry, **more}), encoding="utf-8")
-    os.replace(partial, folder / STATUS_FILE)
+    replace_text(folder / STATUS_FILE, json.dumps({"state": state, "retry": retry, **more}))
 
 
 def write_failure(folder: Path, verdict: Verdict, secondary: bool, **more: Any) -> None:

@@ -165,10 +165,10 @@ def run(config: PretrainConfig) -> str:
         now = {} if trainer is None else {"step": trainer.progress.step, "tokens": trainer.progress.tokens}
         lost = lost_peer(error)
         if lost:
-            newest = CheckpointStore(Path(config.run.dir) / "checkpoints").newest()
+            newest = CheckpointStore(Path(config.run.dir) / "checkpoints").newest_name()
             error = RetryableError(
                 f"{judge(error).reason}. Step {now.get('step', 0)} was the last; the newest checkpoint is "
-                f"{newest.path.name if newest else 'none'}; start the same command again to go on from it"
+                f"{newest}; start the same command again to go on from it"
             )
         write_failure(Path(config.run.dir), judge(error), secondary=lost, **now)
         raise error

@@ -223,10 +223,9 @@ class Trainer:
             if self.norm_from_engine:
                 self._norm = self.engine.get_global_grad_norm()
             if not math.isfinite(self.grad_norm):
-                newest = self.store.newest()
                 raise FloatingPointError(
                     f"the gradient norm is {self.grad_norm} in step {self.progress.step + 1}; the newest checkpoint "
-                    f"is {newest.path.name if newest else 'none'}. Lower train.lr or train.clip, raise "
+                    f"is {self.store.newest_name()}. Lower train.lr or train.clip, raise "
                     "train.warmup_steps, or set guard.enabled=true"
                 )
         self.window.loss_sums += sums[0]

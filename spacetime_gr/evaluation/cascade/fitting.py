@@ -25,7 +25,7 @@ from spacetime_gr.evaluation.cascade.scorer import CHUNK, COARSE_LIMIT, Cascade,
 from spacetime_gr.evaluation.catalogue import Catalogue
 from spacetime_gr.evaluation.events import EventLog
 from spacetime_gr.evaluation.harness import fingerprint
-from spacetime_gr.evaluation.inner_split import inner_instances, sample, time_at, training_log
+from spacetime_gr.evaluation.inner_split import inner_instances, time_at, training_log
 from spacetime_gr.evaluation.instances import Instances
 from spacetime_gr.evaluation.metrics import HIT_CUTOFFS
 from spacetime_gr.evaluation.protocols import BY_NAME, choose, time_split
@@ -81,11 +81,11 @@ def fit_cascade(
     log = training_log(BY_NAME[name](EventLog.from_folder(folder)))  # the held-out part is out of reach from here on
     start, middle, end = (time_at(log, share) for share in (RANKER_FROM, VALIDATION_FROM, 1.0))
     rng = np.random.default_rng(seed)
-    requests = sample(inner_instances(log, (start, middle), time_split), MAX_REQUESTS, rng)
-    validation = sample(inner_instances(log, (middle, end), BY_NAME[name]), MAX_VALIDATION_REQUESTS, rng)
+    requests = inner_instances(log, (start, middle), time_split).sample(MAX_REQUESTS, rng)
+    validation = inner_instances(log, (middle, end), BY_NAME[name]).sample(MAX_VALIDATION_REQUESTS, rng)
     learn, check = (_part(instances, catalogue, timed, seed) for instances in (requests, validation))
 
-    few = replace(learn, instances=sample(learn.instances, MAX_COARSE_REQUESTS, rng))
+    few = replace(learn, instances=learn.instances.sample(MAX_COARSE_REQUESTS, rng))
     report(f"coarse ranker: {len(few.instances):,} requests")
     coarse = _fit_coarse(few, coarse_features(timed), rng, seed)
     report(f"features of the candidates: {len(learn.instances):,} and {len(check.instances):,} requests")

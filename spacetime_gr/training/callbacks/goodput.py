@@ -1,7 +1,6 @@
 """What of the wall time since the run's first start was training that counts, and where the rest went."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from data_pipelines.durable import replace_text
 from spacetime_gr.training.callbacks.base import Callback
 from spacetime_gr.training.timers import Timers
 
@@ -154,9 +154,7 @@ class Goodput(Callback):
 
     def _write(self) -> None:
         if self.file is not None:
-            partial = self.file.with_suffix(".partial")
-            partial.write_text(json.dumps(asdict(self.account())), encoding="utf-8")
-            os.replace(partial, self.file)
+            replace_text(self.file, json.dumps(asdict(self.account())))
 
 
 def _read(file: Path) -> Account | None:

@@ -1,10 +1,10 @@
 """metrics.jsonl: always written, the source for every later plot."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from data_pipelines.durable import replace_text
 from spacetime_gr.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def open_after(path: Path, step: int) -> TextIO:
     """A file of objects with a `step`, open for appending, without its lines of later steps."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [line for line in lines if _step_of(line) <= step]
-    partial = path.with_suffix(".jsonl.partial")
-    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, path)
+    replace_text(path, "".join(line + "\n" for line in kept))
     return path.open("a", encoding="utf-8")
 
 

@@ -124,11 +124,10 @@ class SkippedSteps(Callback):
         in_a_row = next(n for n in range(1, len(self.recent) + 1) if step - n not in self.recent)
         too_many = len(self.recent) > settings.max_share * settings.window
         if in_a_row >= settings.max_consecutive or too_many:
-            newest = trainer.store.newest()
             many = f"{len(self.recent)} of {settings.window} steps" if too_many else f"{in_a_row} steps in a row"
             raise FloatingPointError(
                 f"{many} were skipped, the last is step {step}: {found}; the newest checkpoint is "
-                f"{newest.path.name if newest else 'none'}, the rows are in {file}. Lower train.lr or train.clip, or "
+                f"{trainer.store.newest_name()}, the rows are in {file}. Lower train.lr or train.clip, or "
                 "raise train.warmup_steps; if only the data changed, raise guard.sigma_factor"
             )
 

@@ -64,12 +64,11 @@ class Watchdog(Callback):
                 in_any_case = threading.Timer(_LAST_WORDS_SECONDS, os._exit, (RETRY,))
                 in_any_case.daemon = True
                 in_any_case.start()
-                newest = trainer.store.newest()
                 reason = (
                     f"no step for {self.limit / 60:g} minutes (run.timeout_minutes) after step "
                     f"{trainer.progress.step}; waiting in {main_thread_position()}. If other ranks say the same, look "
                     "for the one that says nothing or waits elsewhere. The newest checkpoint is "
-                    f"{newest.path.name if newest else 'none'}; start the same command again to go on from it"
+                    f"{trainer.store.newest_name()}; start the same command again to go on from it"
                 )
                 sys.stderr.write(f"error on rank {trainer.world.rank}: {reason}\n")
                 verdict = Verdict(RETRY, reason)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from spacetime_gr.evaluation.events import TRAIN
-from spacetime_gr.evaluation.inner_split import inner_instances, sample, time_at, training_log
+from spacetime_gr.evaluation.inner_split import inner_instances, time_at, training_log
 from spacetime_gr.evaluation.protocols import time_split
 from tests.spacetime_gr.evaluation.logs import log_of, random_log
 
@@ -22,10 +22,10 @@ def test_windows_lie_inside_training() -> None:
 def test_samples_stay_in_order() -> None:
     log = training_log(time_split(random_log(1)))
     instances = inner_instances(log, (time_at(log, 0.5), time_at(log, 1.0)), time_split)
-    few = sample(instances, 10, np.random.default_rng(0))
+    few = instances.sample(10, np.random.default_rng(0))
     assert len(few) == 10
     assert (np.diff(few.target_time) >= 0).all()
-    assert sample(instances, len(instances), np.random.default_rng(0)) is instances
+    assert instances.sample(len(instances), np.random.default_rng(0)) is instances
 
 
 def test_too_little_training_is_said() -> None:

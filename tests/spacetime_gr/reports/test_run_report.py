@@ -27,7 +27,7 @@ from spacetime_gr.evaluation.protocols import time_split
 from spacetime_gr.reports.run_calibration import reliability, wilson
 from spacetime_gr.reports.run_files import read_metrics
 from spacetime_gr.reports.run_results import Results
-from spacetime_gr.reports.run_targets import Answers, ask_model, choose_examples, kinds_of, sample_targets
+from spacetime_gr.reports.run_targets import Answers, ask_model, choose_examples, kinds_of
 from tests.spacetime_gr.conftest import make_pois
 from tests.spacetime_gr.evaluation.folders import write_folder
 from tests.spacetime_gr.evaluation.logs import random_log
@@ -172,11 +172,11 @@ def test_examples_are_of_each_kind_and_of_many_persons(instances: Instances, ans
 
 
 def test_samples_are_in_order_and_the_same_each_time(instances: Instances) -> None:
-    drawn = sample_targets(instances, 20)
+    drawn = instances.sample(20, np.random.default_rng(0))
     assert len(drawn) == 20
     assert (np.diff(drawn.target_time) >= 0).all()
-    np.testing.assert_array_equal(drawn.target, sample_targets(instances, 20).target)
-    assert len(sample_targets(instances, 10**6)) == len(instances)
+    np.testing.assert_array_equal(drawn.target, instances.sample(20, np.random.default_rng(0)).target)
+    assert len(instances.sample(10**6, np.random.default_rng(0))) == len(instances)
 
 
 # ---------------------------------------------------------------- figures
