@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_pipelines.durable import replace_text
 from data_pipelines.simulator.categories import FUNCTIONAL, NAMES
 from data_pipelines.simulator.city import City, build_city, category_names
 from data_pipelines.simulator.people import (
@@ -116,9 +116,7 @@ def simulate(
             "under the true distribution, nll_nats and realised are measured on the events drawn."
         ),
     }
-    partial = folder / "truth.json.partial"
-    partial.write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, done)
+    replace_text(done, json.dumps(truth, indent=2) + "\n")
     return truth
 
 
