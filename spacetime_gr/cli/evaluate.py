@@ -17,6 +17,14 @@ def evaluate(
     baselines_only: Annotated[
         bool, typer.Option("--baselines-only", help="Only the counters; needs no RUN.", rich_help_panel=MODEL)
     ] = False,
+    counters: Annotated[
+        bool,
+        typer.Option(
+            "--counters/--no-counters",
+            help="Rank the counters beside RUN; they depend on the data alone.",
+            rich_help_panel=MODEL,
+        ),
+    ] = True,
     protocol: Annotated[
         str,
         typer.Option(
@@ -126,6 +134,8 @@ def evaluate(
 
     if baselines_only == (run is not None):
         raise ValueError("give either a RUN to evaluate, or --baselines-only for the counters alone")
+    if baselines_only and not counters:
+        raise ValueError("--baselines-only with --no-counters leaves nothing to rank")
     task = Task(
         protocol=protocol,
         setting=setting,
@@ -136,6 +146,7 @@ def evaluate(
         discovery_k=tuple(discovery_k or DISCOVERY_K),
         discovery_days=tuple(discovery_days or DISCOVERY_DAYS),
         explore_odds=tuple(explore_odds or (1.0,)),
+        counters=counters,
     )
     if reuse and json_file is None:
         raise ValueError("--reuse needs --json FILE: the file that may hold the answer already")

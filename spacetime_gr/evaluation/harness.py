@@ -34,7 +34,8 @@ DISCOVERY_DAYS = (30.0, 7.0, 90.0)
 class Task:
     """What is measured: the protocol's name, the setting, the state of knowledge, every k and m of D(k, m) (the first
     of each for the main table), the factors on a model's odds of exploring, how many targets at most (a sample with a
-    fixed seed; None: all), and how often users are resampled, from which seed."""
+    fixed seed; None: all), how often users are resampled, from which seed, and whether the counters are ranked beside a model
+    (they depend on the data alone: repeated runs on the same data may leave them out)."""
 
     protocol: str = "public"
     setting: str = "timed"
@@ -45,6 +46,7 @@ class Task:
     max_targets: int | None = None
     resamples: int = 1000
     bootstrap_seed: int = 0
+    counters: bool = True
 
     def __post_init__(self) -> None:
         if self.setting not in SETTINGS:
@@ -135,7 +137,8 @@ def evaluate_instances(
         catalogue: None leaves out what needs the coordinates or categories of places.
     """
     models = model_names(task.explore_odds) if model is not None else []
-    others = choose_baselines(instances.knowledge, task.setting) | dict(baselines or {})
+    counters = choose_baselines(instances.knowledge, task.setting) if task.counters else {}
+    others = counters | dict(baselines or {})
     systems = [System((name,), scorer) for name, scorer in others.items()]
     if model is not None:
         systems.insert(0, System(models, model, by_user=True))

@@ -94,7 +94,8 @@ def assert_profiled(run: Path) -> None:
     marks = [event["name"] for event in events if event.get("cat") == "user_annotation"]
     for region in ("data", "forward", "body", "heads", "backward", "optimizer"):
         assert marks.count(region) == 2, region
-    assert "aten::mm" in (run / "profile/operators-rank-0.txt").read_text()
+    operators = (run / "profile/operators-rank-0.txt").read_text()
+    assert operators.count("aten::") > 5, operators  # which of them are the slowest depends on the machine
     tensors = json.loads((run / "profile/tensors-step-2-rank-0.json").read_text())
     sizes = [entry["bytes"] for entry in tensors["largest"]]
     assert sizes == sorted(sizes, reverse=True)
