@@ -16,7 +16,7 @@ _COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "mrr")  # what fits an 80-column t
 def print_report(result: Mapping[str, Any], console: Console) -> None:
     """Print a table of the model, the counters and the ceiling, with HR@10 on returns and on discoveries and half the
     width of its interval below each figure; then what discovery there is, and the curve of the knob if there is one."""
-    slices = next(iter(result["baseline_slices"].values()))
+    slices = result.get("slices") or next(iter(result["baseline_slices"].values()))
     table = Table(
         title=f"{result['protocol']}, {result['knowledge']}, {result['setting']}: "
         f"{result['num_targets']:,} targets{_sampled(result)} among {result['num_pois']:,} places",

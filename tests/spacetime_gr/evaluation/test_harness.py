@@ -1,10 +1,12 @@
 import json
 from dataclasses import fields
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from spacetime_gr.evaluation.discovery import discovery_grid
 from spacetime_gr.evaluation.events import EventLog
@@ -12,6 +14,7 @@ from spacetime_gr.evaluation.harness import Task, evaluate_folder, evaluate_inst
 from spacetime_gr.evaluation.instances import Instances, build_instances
 from spacetime_gr.evaluation.metrics import METRICS, summarise
 from spacetime_gr.evaluation.protocols import time_split
+from spacetime_gr.evaluation.report import print_report
 from spacetime_gr.evaluation.truth import find_truth
 from tests.spacetime_gr.evaluation.folders import write_folder
 from tests.spacetime_gr.evaluation.logs import log_of, random_log
@@ -65,6 +68,15 @@ def test_baselines_alone(tmp_path: Path) -> None:
     assert "metrics" not in result
     assert "slices" not in result
     assert result["baselines"]
+
+
+def test_a_model_without_the_counters(tmp_path: Path) -> None:
+    task = Task(protocol="last_per_user", counters=False)
+    result = evaluate_folder(write_folder(tmp_path, random_log(seed=6)), task, oracle)
+    assert result["baselines"] == {}
+    printed = Console(file=StringIO(), width=160)
+    print_report(result, printed)
+    assert f"{result['slices']['discovery']['num_targets']}┃" in printed.file.getvalue()
 
 
 def test_discovery_rate_by_hand() -> None:
