@@ -75,7 +75,14 @@ def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
                 *arguments.overrides,
             ]
             evaluate = ["spacetime-gr", "evaluate", str(folder / "run"), "--data", str(data)]
-            evaluate += ["--protocol", arguments.protocol, "--json", str(folder / "eval.json"), "--reuse", "--no-counters"]
+            evaluate += [
+                "--protocol",
+                arguments.protocol,
+                "--json",
+                str(folder / "eval.json"),
+                "--reuse",
+                "--no-counters",
+            ]
             if arguments.max_targets is not None:
                 evaluate += ["--max-targets", str(arguments.max_targets)]
             yield Job(folder, [sys.executable, str(ROOT / "launch" / "pretrain.py"), *configs, *settings], evaluate)

@@ -7,15 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spacetime_gr.modules.return_explore import (
-    Memory,
-    Pointer,
-    ReturnExplore,
-    mix_into,
-    pointed_log_mass,
-    relations,
-    typed_slots,
-)
+from spacetime_gr.modules.memory import Memory, relate, typed_slots
+from spacetime_gr.modules.return_explore import Pointer, ReturnExplore, mix_into, pointed_log_mass
 from spacetime_gr.modules.token_rows import Queries, TokenRows
 from spacetime_gr.modules.typed_heads import NEVER, RangeLinear, Tail, chunked_log_likelihood, full_precision
 
@@ -167,13 +160,13 @@ class TypedHeadsMixin:
         visible = memory.before(position, segment)
         start = self.config.vocabulary.block_start
         distance_km = self.places.distance_km((user_block - start).unsqueeze(2), (memory.block - start).unsqueeze(1))
-        relation = relations(memory, local_time, distance_km, visible)
+        relations = relate(memory, local_time, distance_km, visible)
         if candidates > 1:
             visible = visible.repeat_interleave(candidates, dim=1)
-            relation = tuple(kind.repeat_interleave(candidates, dim=1) for kind in relation)
+            relations = relations.repeat(candidates)
         if current_block is not None:
             visible = visible & (memory.block.unsqueeze(1) == current_block.unsqueeze(2))
-        return Pointer(pointed, *head(hidden, memory, visible, relation, explore_odds))
+        return Pointer(pointed, *head(hidden, memory, pointed, visible, relations, explore_odds))
 
     # ---------------------------------------------------------------- next-token distribution
 

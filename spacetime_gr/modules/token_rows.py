@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
-from spacetime_gr.modules.return_explore import Memory, typed_slots
+from spacetime_gr.modules.memory import Memory, typed_slots
 from spacetime_gr.vocabulary import TOKENS_PER_ACTION
 
 

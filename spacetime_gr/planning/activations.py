@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
+from spacetime_gr.modules.memory import NUM_RELATIONS
 from spacetime_gr.modules.places import NUM_POPULARITY_BUCKETS
-from spacetime_gr.modules.return_explore import NUM_RELATIONS
+from spacetime_gr.modules.return_explore import NUM_SHARES
 from spacetime_gr.training.flops import decoder_widths
 from spacetime_gr.vocabulary import TOKENS_PER_ACTION
 
 _INDEX, _FULL, _MASK = 8, 4, 1  # bytes of an int64, a float32, a bool
-# Of a pair of query and memory: five relations as indices, masks, log-softmax and the masses that match.
-_POINTER = 5 * _INDEX + 4 * _MASK + 3 * _FULL
+# Of a pair of query and memory: five relations as indices, masks, log-softmax and the masses that match; the softmax,
+# the sum by place and its logarithm of each share; what the gate's signs are made of.
+_POINTER = 5 * _INDEX + 4 * _MASK + (3 + 3 * NUM_SHARES + 4) * _FULL
 
 
 @dataclass(frozen=True)

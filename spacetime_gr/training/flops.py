@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
+from spacetime_gr.modules.memory import NUM_RELATIONS
 from spacetime_gr.modules.places import NUM_POPULARITY_BUCKETS
-from spacetime_gr.modules.return_explore import NUM_RELATIONS
+from spacetime_gr.modules.return_explore import NUM_SHARES, NUM_SIGNS
 from spacetime_gr.vocabulary import CELL_BITS, FINE_CELL_BITS, TOKENS_PER_ACTION
 
 # Back ends that compute the scores of a whole row and mask them; the others skip what a sequence does not see.
@@ -111,7 +112,8 @@ class _Sizes:
 
     `body`: tokens in the decoder; `users`, `places`: tokens whose side inputs are projected (a u token's block, an
     inner token's vector); `attended`: pairs of query and key; `supervised`: rows of the heads by type; `queries`,
-    `pointed`: queries and pairs of the block and inner pointers; `memories`: what they point to.
+    `pointed`: queries and pairs of the block and inner pointers; `memories`: what they point to; `summed`: memories of
+    those pairs times all memories, where sums by place are a product.
     """
 
     body: float
@@ -122,6 +124,7 @@ class _Sizes:
     queries: tuple[float, float]
     memories: float
     pointed: tuple[float, float]
+    summed: float
 
 
 def model_flops(config: SpacetimeGRConfig, counts: BatchCounts) -> dict[str, Work]:
@@ -144,6 +147,7 @@ def model_flops(config: SpacetimeGRConfig, counts: BatchCounts) -> dict[str, Wor
         queries=queries,
         memories=actions,
         pointed=(queries[0] * memories, queries[1] * memories),
+        summed=0.0,  # additions would do
     )
     return _products(config, sizes)
 
@@ -162,6 +166,7 @@ def executed_flops(config: SpacetimeGRConfig, counts: BatchCounts, shape: RowSha
         queries=(slots, slots),
         memories=slots,
         pointed=(pointed, pointed),
+        summed=2 * pointed * shape.slots,
     )
     parts = _products(config, sizes)
     repeated = dict.fromkeys(parts, 0.0)
@@ -224,13 +229,16 @@ def _products(config: SpacetimeGRConfig, sizes: _Sizes) -> dict[str, Work]:
         "place vectors": one(0.0),
         "action head": both(action_rows * width * config.num_actions),
         "pointers": both(0.0),
+        "sums by place": both(0.0),
     }
     if config.inner_head == "fused":
         parts["place vectors"] = one(inner_rows * inner * vectors)
     if config.return_explore:
-        by_query = width * (config.pointer_size + NUM_RELATIONS + 1)
+        by_query = width * (config.pointer_size + NUM_RELATIONS + NUM_SHARES + 2) + NUM_SIGNS
         keyed = 2 * sizes.memories * width * config.pointer_size  # each pointer has keys of its own
         parts["pointers"] = both(sum(sizes.queries) * by_query + keyed + sum(sizes.pointed) * config.pointer_size)
+        # The visits of a place have no gradient, its shares have one.
+        parts["sums by place"] = Work(2 * (NUM_SHARES + 1) * sizes.summed, 2 * NUM_SHARES * sizes.summed)
     return parts
 
 
