@@ -10,10 +10,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     out: Annotated[Path, typer.Option(help="Folder for the model, its tokenizer and its card.")],
 ) -> None:
-    """Write the model of a run as a Hugging Face folder: a finished run's export, else its newest checkpoint.
-
-    For ZeRO-3 checkpoints DeepSpeed's own converter reads pickles: export only runs of your own.
-    """
+    """Write the model of a run as a Hugging Face folder: a finished run's export, else its newest checkpoint."""
     from rich.console import Console
 
     from spacetime_gr.training.exporting import export_run

@@ -34,8 +34,8 @@ DISCOVERY_DAYS = (30.0, 7.0, 90.0)
 class Task:
     """What is measured: the protocol's name, the setting, the state of knowledge, every k and m of D(k, m) (the first
     of each for the main table), the factors on a model's odds of exploring, how many targets at most (a sample with a
-    fixed seed; None: all), how often users are resampled, from which seed, and whether the counters are ranked beside a model
-    (they depend on the data alone: repeated runs on the same data may leave them out)."""
+    fixed seed; None: all), how often users are resampled, from which seed, and whether the counters are ranked beside a
+    model (they depend on the data alone: repeated runs on the same data may leave them out)."""
 
     protocol: str = "public"
     setting: str = "timed"

@@ -20,6 +20,7 @@ from spacetime_gr.training.distributed import World
 from spacetime_gr.training.flops import count_parameters
 from spacetime_gr.training.loading import load_config
 from spacetime_gr.training.model import model_config
+from spacetime_gr.training.resharding import load_weights
 from spacetime_gr.training.snapshots import newest_intact
 
 
@@ -40,7 +41,7 @@ def export_engine(engine: Any, tokenizer: Any, folder: Path, config: PretrainCon
 def export_run(run_dir: str | Path, out: str | Path) -> Path:
     """The model of a run as a Hugging Face folder: its `export/` if finished, else made from its newest checkpoint.
 
-    One process, no GPU. For ZeRO-3 checkpoints DeepSpeed's own converter reads pickles: export only your own.
+    One process, no GPU.
 
     Args:
         run_dir: a run directory.
@@ -64,14 +65,7 @@ def export_run(run_dir: str | Path, out: str | Path) -> Path:
     config = load_config(run_dir / "config.yaml")
     tokenizer = load_tokenizer(config)
     model = SpacetimeGRForCausalLM(model_config(config, tokenizer))
-    if checkpoint.meta["zero_stage"] == 3:
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-        state = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.path), tag="engine")
-    else:
-        file = checkpoint.path / "engine" / "mp_rank_00_model_states.pt"
-        state = torch.load(file, map_location="cpu", weights_only=True)["module"]
-    model.load_state_dict(state)
+    load_weights(model, checkpoint)
     if checkpoint.meta["precision"] == "bf16":
         places = copy.deepcopy(model.places)
         model.to(torch.bfloat16).places = places

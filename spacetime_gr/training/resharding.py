@@ -6,19 +6,21 @@ of parameters, and the new one is filled with slices of them. Files are memory-m
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from spacetime_gr.training.checkpoints import Checkpoint
 from spacetime_gr.training.safe_loading import load_states
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight"
+_STAGE_3_STATES = "zero_pp_rank_0_mp_rank_00_model_states.pt"
 
 
 @dataclass
@@ -73,9 +75,7 @@ def reshard(engine: Any, checkpoint: Checkpoint, stage: int, names: Sequence[str
             f"0 in bf16 cannot be changed; set deepspeed.zero_stage={checkpoint.meta['zero_stage']}"
         )
     source = read_source(checkpoint, names)
-    if set(source.parameters) != set(names):
-        other = sorted(set(source.parameters) ^ set(names))[0]
-        raise ValueError(f"{checkpoint.path} is of another model: the parameter {other} is in one of them only")
+    _check_names(checkpoint, source, names)
     fill = {0: _fill_stage_0, 1: _fill_stage_1_2, 2: _fill_stage_1_2, 3: _fill_stage_3}[stage]
     fill(engine, source)
     engine.global_steps = checkpoint.meta["progress"]["step"]
@@ -90,6 +90,32 @@ def read_source(checkpoint: Checkpoint, names: Sequence[str]) -> Source:
     ranks = range(checkpoint.meta["world_size"])
     states = [_optimizer_file(folder, rank) for rank in ranks]
     return _read_stage_3(folder, states) if stage == 3 else _read_stage_1_2(states)
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Weights and buffers of a checkpoint of any stage and number of ranks, into a model of one process.
+
+    Raises:
+        ValueError: the checkpoint is of another model.
+    """
+    folder = checkpoint.path / "engine"
+    if checkpoint.meta["zero_stage"] < 3:
+        model.load_state_dict(load_states(folder / "mp_rank_00_model_states.pt")["module"])
+        return
+    source, rest = read_source(checkpoint, ()), load_states(folder / _STAGE_3_STATES)
+    weights = dict(model.named_parameters())
+    _check_names(checkpoint, source, weights)
+    for name, parameter in weights.items():
+        fragments = source.parameters[name]
+        fragments.read(WEIGHT, 0, fragments.numel, parameter.view(-1))
+    for name in rest["buffer_names"]:
+        model.get_buffer(name).copy_(rest["module"][name])
+
+
+def _check_names(checkpoint: Checkpoint, source: Source, names: Collection[str]) -> None:
+    if other := sorted(set(source.parameters) ^ set(names)):
+        raise ValueError(f"{checkpoint.path} is of another model: the parameter {other[0]} is in one of them only")
 
 
 def _optimizer_file(folder: Path, rank: int) -> dict[str, Any]:
@@ -123,7 +149,7 @@ def _read_stage_1_2(states: list[dict[str, Any]]) -> Source:
 
 
 def _read_stage_3(folder: Path, states: list[dict[str, Any]]) -> Source:
-    shapes = load_states(folder / "zero_pp_rank_0_mp_rank_00_model_states.pt")["param_shapes"]
+    shapes = load_states(folder / _STAGE_3_STATES)["param_shapes"]
     parameters: dict[str, Fragments] = {}
     for rank, state in enumerate(states):
         for group, named in enumerate(shapes):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from spacetime_gr.training.exporting import export_run
 from tests.spacetime_gr.training.processes import RankServer, wait_ranks
 
 CONFIG = """
@@ -13,7 +14,7 @@ data: {path: CITY, row_length: 64, num_lanes: 4}
 model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_user_buckets: 16, spatial_features: 8,
         pointer_size: 8}
 train: {max_steps: 12, warmup_steps: 2}
-deepspeed: {zero_stage: 2}
+deepspeed: {zero_stage: 3}
 checkpoint: {every: 8, asynchronous: true}
 log: {every: 2}
 eval: {num_rows: 4}
@@ -32,10 +33,14 @@ def test_two_ranks_then_one_under_another_stage(city: Path, tmp_path: Path, rank
     wait_ranks(ranks.start(command, 2, tmp_path), tmp_path)
     whole = losses(run)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
+    exported = (run / "export").rename(tmp_path / "export")
+    again = export_run(run, tmp_path / "again")  # of the checkpoint: the shards of two ranks
+    assert (again / "model.safetensors").read_bytes() == (exported / "model.safetensors").read_bytes()
+
     shutil.rmtree(run / "checkpoints" / "step-00000012")
     (run / "status.json").unlink()
 
-    wait_ranks(ranks.start([*command, "deepspeed.zero_stage=3"], 1, tmp_path), tmp_path)
+    wait_ranks(ranks.start([*command, "deepspeed.zero_stage=2"], 1, tmp_path), tmp_path)
     assert "resumed at step 8" in (tmp_path / "rank-0.log").read_text()
     assert losses(run) == pytest.approx(whole, rel=1e-5)
 
