@@ -25,10 +25,11 @@ from rectools.models import SASRecModel
 from rich.console import Console
 
 from data_pipelines.prepared import PreparedFolder
+from spacetime_gr.evaluation.counts import expand_ranges
 from spacetime_gr.evaluation.events import EventLog
 from spacetime_gr.evaluation.harness import Task, evaluate_folder
 from spacetime_gr.evaluation.inner_split import inner_instances, time_at, training_log
-from spacetime_gr.evaluation.instances import Instances, expand_ranges
+from spacetime_gr.evaluation.instances import Instances
 from spacetime_gr.evaluation.metrics import expected_ranks, summarise
 from spacetime_gr.evaluation.protocols import BY_NAME, choose
 from spacetime_gr.evaluation.report import print_report

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spacetime_gr.evaluation.instances import Instances, expand_ranges
+from spacetime_gr.evaluation.counts import expand_ranges
+from spacetime_gr.evaluation.instances import Instances
 
 Scorer = Callable[[Instances], np.ndarray]  # (n,) instances -> (n, num_pois) scores, higher is better
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spacetime_gr.evaluation.counts import expand_ranges
 from spacetime_gr.evaluation.events import EventLog
 from spacetime_gr.evaluation.visits import NEVER, LastVisits
 
@@ -104,13 +105,6 @@ class Instances:
         # The second slice may be empty: then the last event is that of the first.
         last = np.where(self.stop > self.resume, self.stop, self.base_end) - 1
         return np.where(self.history_lengths > 0, self.log.poi_row[last], -1)
-
-
-def expand_ranges(firsts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate the ranges firsts[i]..ends[i]-1: the integers, and the (n + 1,) offsets of the ranges."""
-    lengths = ends - firsts
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return np.arange(offsets[-1]) + np.repeat(firsts - offsets[:-1], lengths), offsets
 
 
 def build_instances(targets: Targets, knowledge: str = "stream") -> Instances:

@@ -114,15 +114,15 @@ def relate(memory: Memory, local_time: Tensor, distance_km: Tensor, visible: Ten
     start_distance = start_recency + NUM_RECENCY
     start_step = start_distance + NUM_DISTANCE
     query_time, key_time = local_time.unsqueeze(2), memory.local_time.unsqueeze(1)
-    known = (query_time != 0) & (key_time != 0)
+    unknown = (query_time == 0) | (key_time == 0)
     hours = (query_time - key_time).clamp(min=0).float() / 3600.0
     elapsed = 1 + (2.0 * torch.log2(1.0 + hours)).long().clamp(max=NUM_ELAPSED - 2)
     near = 1 + (2.0 * torch.log2(1.0 + 4.0 * distance_km.nan_to_num(0.0))).long().clamp(max=NUM_DISTANCE - 2)
     return Relations(
-        torch.where(known, elapsed, 0),
-        start_clock + torch.where(known, _clock(query_time, key_time), 0),
+        elapsed.masked_fill(unknown, 0),
+        start_clock + _clock(query_time, key_time).masked_fill(unknown, 0),
         start_recency + _recency(visible),
-        start_distance + torch.where(distance_km.isnan(), 0, near),
+        start_distance + near.masked_fill(distance_km.isnan(), 0),
         start_step + _step(memory, visible),
     )
 
@@ -145,7 +145,7 @@ def _recency(visible: Tensor) -> Tensor:
 
 def _step(memory: Memory, visible: Tensor) -> Tensor:
     slots = torch.arange(visible.shape[-1], device=visible.device)
-    last = torch.where(visible, slots, 0).amax(-1)  # (batch, queries)
+    last = (slots * visible).amax(-1)  # (batch, queries)
 
     def leads_on(values: Tensor) -> Tensor:
         """Whether what stood before each memory is what stands at the query's last one."""
@@ -157,4 +157,4 @@ def _step(memory: Memory, visible: Tensor) -> Tensor:
     same_block = leads_on(memory.block)
     first = (before(memory.segment) != memory.segment).unsqueeze(1)
     step = torch.where(same_block & leads_on(memory.inner), 1, torch.where(same_block, 2, 3))
-    return torch.where(first, 0, step)
+    return step.masked_fill(first, 0)

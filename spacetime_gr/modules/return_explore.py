@@ -79,7 +79,7 @@ class ReturnExplore(nn.Module):
             scores = scores + pool[:, :, view] * log_shares[:, view]
         # A place's score once, not once a visit.
         log_weights = functional.log_softmax((scores - log_visits).masked_fill(~visible, NEVER), dim=-1)
-        log_weights = torch.where(visible, log_weights, NEVER)
+        log_weights = log_weights.masked_fill(~visible, NEVER)
 
         anything = visible.any(-1)
         shift = explore_odds.log() if isinstance(explore_odds, Tensor) else math.log(explore_odds)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from spacetime_gr.evaluation.cascade.counts import EventsByKey
 from spacetime_gr.evaluation.catalogue import Catalogue
+from spacetime_gr.evaluation.counts import EventsByKey
 from spacetime_gr.evaluation.instances import Instances
 from spacetime_gr.index.geometry import unit_vectors
 

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from spacetime_gr.evaluation.cascade.counts import counts_before
 from spacetime_gr.evaluation.cascade.known import KnownEvents
+from spacetime_gr.evaluation.counts import counts_before
 from spacetime_gr.evaluation.instances import Instances
 from spacetime_gr.index.geometry import EARTH_RADIUS_KM
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spacetime_gr.evaluation.instances import Instances, Targets, build_instances, expand_ranges
+from spacetime_gr.evaluation.instances import Instances, Targets, build_instances
 from tests.spacetime_gr.evaluation.logs import DAY, log_of
 
 ROWS = [
@@ -67,12 +67,6 @@ def test_history_of_a_trajectory_that_began_in_training() -> None:
     given = build_instances(Targets(log=log, index=np.array([3]), training=log.split == 0), "same")
     assert histories(given) == [[0, 1, 2]]
     assert given.trajectory_steps()[0].tolist() == [0, 1, 2]
-
-
-def test_expand_ranges() -> None:
-    values, offsets = expand_ranges(np.array([3, 5, 9]), np.array([5, 5, 12]))
-    assert values.tolist() == [3, 4, 9, 10, 11]
-    assert offsets.tolist() == [0, 2, 2, 5]
 
 
 def test_errors_name_what_to_change() -> None:

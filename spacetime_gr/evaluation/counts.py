@@ -1,10 +1,10 @@
-"""Counts of events before a moment: the one mechanism by which a feature can see the past and nothing else."""
+"""Events before a moment: the one mechanism by which counts and ages can see the past and nothing else."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from spacetime_gr.evaluation.instances import expand_ranges
+NO_TIME = np.iinfo(np.int64).min
 
 
 class EventsByKey:
@@ -24,8 +24,8 @@ class EventsByKey:
         self._span = int(time.max()) - self._earliest + 2 if len(time) else 2
         if (int(key.max(initial=0)) + 1) * self._span >= 2**63:
             raise ValueError(
-                f"{int(key.max()) + 1:,} keys over {self._span:,} seconds do not fit 63 bits; the cascade is meant for "
-                "catalogues of up to some hundred thousand places"
+                f"{int(key.max()) + 1:,} keys over {self._span:,} seconds do not fit 63 bits; number the keys "
+                "without gaps, or take fewer of them: the cascade's counts are meant for some hundred thousand places"
             )
         packed = key * self._span + (time - self._earliest)
         order = np.argsort(packed, kind="stable")
@@ -37,6 +37,13 @@ class EventsByKey:
         first, end = self._bounds(key, before)
         return end - first
 
+    def latest(self, key: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """Time of the last event of each key strictly before a moment, int64, `NO_TIME` without one; as `count`."""
+        first, end = self._bounds(key, before)
+        if not len(self._packed):
+            return np.full(first.shape, NO_TIME)
+        return np.where(end > first, self._packed[end - 1] % self._span + self._earliest, NO_TIME)
+
     def values(self, key: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values of the events of each key (n,) strictly before a moment (n,), concatenated, and their offsets."""
         assert self._value is not None
@@ -47,6 +54,13 @@ class EventsByKey:
         start = key * self._span
         elapsed = np.clip(before - self._earliest, 0, self._span - 1)
         return np.searchsorted(self._packed, start), np.searchsorted(self._packed, start + elapsed)
+
+
+def expand_ranges(firsts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenate the ranges firsts[i]..ends[i]-1: the integers, and the (n + 1,) offsets of the ranges."""
+    lengths = ends - firsts
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return np.arange(offsets[-1]) + np.repeat(firsts - offsets[:-1], lengths), offsets
 
 
 def counts_before(value: np.ndarray, time: np.ndarray, before: np.ndarray, num_values: int) -> np.ndarray:
