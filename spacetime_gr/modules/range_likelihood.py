@@ -103,6 +103,7 @@ class _RangeLogLikelihood(torch.autograd.Function):
             if len(hidden) <= chunk_size:
                 q = torch.div(powers, total, out=torch.empty_like(powers, dtype=hidden.dtype))  # and cast, in one pass
                 kept = (q.scatter_(1, chosen, -missed.to(q.dtype)),)
+            del scores, powers  # not held while those of the next chunk are made
         log_likelihood, normalizer, missed = torch.cat(pieces).unbind(1)
         ctx.save_for_backward(hidden, weight, shift, query, key, target, closed, normalizer, missed, *kept)
         ctx.start, ctx.stop, ctx.chunk_size = start, stop, chunk_size
@@ -130,10 +131,12 @@ class _RangeLogLikelihood(torch.autograd.Function):
                 scores = _scores(hidden[rows], table, query[rows], key, closed)
                 p = scores.sub_(normalizer[rows].unsqueeze(1)).exp_()
                 q = p.scatter_(1, target[rows].unsqueeze(1), -missed[rows].unsqueeze(1)).to(hidden.dtype)
+                del scores, p
             to_hidden[rows] = scale[rows] * (q @ table)
             to_query[rows] = scale[rows] * (q @ key)
             if to_table is not None:
                 to_table.addmm_(q.T, scale[rows] * hidden[rows], beta=min(number, 1))
+            del q
         to_shift = to_table.clone() if to_table is not None and ctx.needs_input_grad[2] else None
         return to_hidden, to_weight, to_shift, to_query, *(None,) * 6
 

@@ -107,14 +107,14 @@ def activations(config: SpacetimeGRConfig, batch: MicroBatch) -> Activations:
     if slots <= config.loss_chunk_size:
         heads += inner
     # Scores of blocks are made in float32, from a product and into a residual of the model's width. Where all rows are
-    # one chunk the residual is kept for backward; else each chunk is made again there, beside the one before it.
+    # one chunk the residual is kept for backward; else each chunk is made again there.
     single = share <= config.loss_chunk_size
     blocks = min(share, config.loss_chunk_size) * config.num_blocks
     residual = width * blocks
     cast = residual if width < _FULL else 0.0
     if single:
         return Activations(body, recomputed, heads + residual, _FULL * blocks, 0.0)
-    return Activations(body, recomputed, heads, 2 * _FULL * blocks + cast, 2 * (_FULL * blocks + cast))
+    return Activations(body, recomputed, heads, _FULL * blocks + cast, _FULL * blocks + cast)
 
 
 def _inner_bytes(config: SpacetimeGRConfig, batch: MicroBatch) -> float:
