@@ -141,17 +141,15 @@ class TypedHeadsMixin:
         pointed: Tensor,
         current_block: Tensor | None = None,
         explore_odds: float | Tensor = 1.0,
-        candidates: int = 1,
     ) -> Pointer:
         """Pointer and gate at a grid of queries.
 
         Args:
-            hidden: of the queries, shape (batch, queries * candidates, hidden_size).
+            hidden: of the queries, shape (batch, queries, hidden_size).
             position, segment, local_time, user_block: of the queries, shape (batch, queries).
             pointed: the tokens that the memories stand for, shape (batch, slots).
             current_block: block tokens of the queries, when only memories in that block count.
             explore_odds: factor on the gate's odds (the discovery knob); several have the shape (settings, 1, 1).
-            candidates: how many states in a row share one query's place in the sequence.
         """
         if not self.config.use_clock:
             local_time = torch.zeros_like(local_time)
@@ -161,9 +159,6 @@ class TypedHeadsMixin:
         start = self.config.vocabulary.block_start
         distance_km = self.places.distance_km((user_block - start).unsqueeze(2), (memory.block - start).unsqueeze(1))
         relations = relate(memory, local_time, distance_km, visible)
-        if candidates > 1:
-            visible = visible.repeat_interleave(candidates, dim=1)
-            relations = relations.repeat(candidates)
         if current_block is not None:
             visible = visible & (memory.block.unsqueeze(1) == current_block.unsqueeze(2))
         return Pointer(pointed, *head(hidden, memory, pointed, visible, relations, explore_odds))

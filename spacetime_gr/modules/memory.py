@@ -95,10 +95,6 @@ class Relations(NamedTuple):
     distance: Tensor
     step: Tensor
 
-    def repeat(self, times: int) -> "Relations":
-        """Each query several times in a row."""
-        return Relations(*(kind.repeat_interleave(times, dim=1) for kind in self))
-
 
 def relate(memory: Memory, local_time: Tensor, distance_km: Tensor, visible: Tensor) -> Relations:
     """Relations of queries to memories.
