@@ -69,19 +69,20 @@ def numbered_pois(placed: ir.Table, train: ir.Table, catalogue: Literal["train",
         catalogue: "train" for POIs with a training visit, "all" for those of the POI table too.
 
     Returns:
-        poi_row int32, poi_id, latitude, longitude, category, name, train_visits int64.
+        poi_row int32, poi_id, latitude, longitude, category, name, train_visits and train_visitors (people) int64.
     """
-    visits = train.group_by("poi_id").agg(train_visits=train.count())
-    counted = placed.left_join(visits, "poi_id")
-    counted = counted.mutate(train_visits=ibis.coalesce(counted.train_visits, 0).cast("int64"))
+    counts = train.group_by("poi_id").agg(train_visits=train.count(), train_visitors=train.user_hash.nunique())
+    counted = placed.left_join(counts, "poi_id")
+    counted = counted.mutate(
+        **{name: ibis.coalesce(counted[name], 0).cast("int64") for name in ("train_visits", "train_visitors")}
+    )
     wanted = counted.train_visits > 0
     if catalogue == "all":
         wanted = wanted | counted.listed
     counted = counted.filter(wanted)
     row = ibis.row_number().over(order_by=[counted.train_visits.desc(), counted.poi_id])
-    numbered = counted.select(
-        "poi_id", "latitude", "longitude", "category", "name", "train_visits", poi_row=row.cast("int32")
-    )
+    columns = ("poi_id", "latitude", "longitude", "category", "name", "train_visits", "train_visitors")
+    numbered = counted.select(*columns, poi_row=row.cast("int32"))
     return numbered.order_by("poi_row")
 
 

@@ -18,7 +18,7 @@ Outcome = Literal["pass", "FAIL", "does not apply"]
 Progress = Callable[[str], None]
 # The lists of a shard that the checks read.
 _LISTS = ("timestamp", "poi_row", "action")
-_COUNTS_NAME = "train_visits count training alone"
+_COUNTS_NAME = "train_visits and train_visitors count training alone"
 _CATALOGUE_NAME = "only POIs of training are listed"
 _INDEX_NAME = "the tokenizer's index was built from training visits"
 
@@ -45,6 +45,7 @@ class _Part:
     first: int | None = None
     last: int | None = None
     visits: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    visitors: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     users: list[np.ndarray] = field(default_factory=list)
     events: list[np.ndarray] = field(default_factory=list)
     unsorted_users: int = 0
@@ -73,19 +74,19 @@ def check_leaks(
         require_keys(entry, {"fingerprint": str}, f"{place}, files[{number}]")
     pois = folder.pois()
     parts = {split: _read_part(folder, split, pois.num_rows, progress) for split in SPLITS}
-    visits = pois["train_visits"].to_numpy()
+    counts = {name: pois[name].to_numpy() for name in ("train_visits", "train_visitors")}
     return [
         _shards_are_those_of_the_manifest(folder, parts),
         _time_order(folder, parts),
         _no_event_twice(folder, parts),
-        *_pois_are_of_training(folder, visits, index_visits, parts),
+        *_pois_are_of_training(folder, counts, index_visits, parts),
         _nobody_twice(parts),
         _sequences(parts),
     ]
 
 
 def _read_part(folder: PreparedFolder, split: str, num_pois: int, progress: Progress) -> _Part:
-    part = _Part(visits=np.zeros(num_pois, dtype=np.int64))
+    part = _Part(visits=np.zeros(num_pois, dtype=np.int64), visitors=np.zeros(num_pois, dtype=np.int64))
     stated = {folder.path / entry["path"]: entry["fingerprint"] for entry in folder.manifest["files"]}
     for file in folder.files(split):
         progress(f"reading {file.name} of {split}")
@@ -107,6 +108,9 @@ def _read_part(folder: PreparedFolder, split: str, num_pois: int, progress: Prog
         part.outside += int(((rows < -1) | (rows >= num_pois)).sum())
         known = (rows >= 0) & (rows < num_pois)
         part.visits += np.bincount(rows[known], minlength=num_pois)
+        # A user's sequence is one row of one shard.
+        pairs = np.unique(np.repeat(np.arange(len(users)), lengths)[known] * num_pois + rows[known])
+        part.visitors += np.bincount(pairs % max(num_pois, 1), minlength=num_pois)
         # At unknown POIs two events of one second need not be one event.
         part.events.append(_event_keys(owners[known], times[known], rows[known], actions[known]))
     return part
@@ -197,22 +201,23 @@ def _num_shared(earlier: np.ndarray, later: np.ndarray) -> int:
 
 
 def _pois_are_of_training(
-    folder: PreparedFolder, visits: np.ndarray, index_visits: np.ndarray | None, parts: dict[str, _Part]
+    folder: PreparedFolder, counts: dict[str, np.ndarray], index_visits: np.ndarray | None, parts: dict[str, _Part]
 ) -> list[Check]:
     other = folder.manifest.get("like")
     if other is not None:
         reason = f"--like: taken over from the folder with content_fingerprint {other}; check that one"
         return [Check(name, "does not apply", reason) for name in (_COUNTS_NAME, _CATALOGUE_NAME, _INDEX_NAME)]
+    visits = counts["train_visits"]
     return [
-        _counts_are_of_training(visits, parts),
+        _counts_are_of_training(visits, counts["train_visitors"], parts["train"]),
         _catalogue_is_of_training(folder, visits),
         _index_counts(visits, index_visits),
     ]
 
 
-def _counts_are_of_training(visits: np.ndarray, parts: dict[str, _Part]) -> Check:
-    wrong = int((visits != parts["train"].visits).sum())
-    detail = f"{wrong:,} of {len(visits):,} POIs state other visits than training holds"
+def _counts_are_of_training(visits: np.ndarray, visitors: np.ndarray, train: _Part) -> Check:
+    wrong = int(((visits != train.visits) | (visitors != train.visitors)).sum())
+    detail = f"{wrong:,} of {len(visits):,} POIs state other visits or visitors than training holds"
     return Check(_COUNTS_NAME, "FAIL" if wrong else "pass", detail)
 
 

@@ -31,6 +31,7 @@ _POI_SCHEMA = pa.schema(
         ("category", pa.string()),
         ("name", pa.string()),
         ("train_visits", pa.int64()),
+        ("train_visitors", pa.int64()),
     ]
 )
 _EVENT_COLUMNS = (

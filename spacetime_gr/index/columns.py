@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from spacetime_gr.index.ids import IdTable, as_ids
 
-PLACE_COLUMNS = ("codes", "latitude", "longitude", "category", "position", "visits")
+PLACE_COLUMNS = ("codes", "latitude", "longitude", "category", "position", "visits", "visitors")
 BLOCK_COLUMNS = ("keys", "levels", "centers", "parents")
 
 
@@ -18,7 +18,7 @@ class Places:
 
     `codes` (uint32, or uint64 where that is too narrow): block << inner bits | inner id. `latitude`, `longitude` int32
     multiples of 1e-7 degrees; `category` (-1 none); `position` uint16, Morton code of the place's cell among 256 x 256
-    of its block; `visits` uint32.
+    of its block; `visits` and `visitors` (people) in training, uint32.
     """
 
     ids: IdTable
@@ -28,6 +28,7 @@ class Places:
     category: NDArray[np.signedinteger]
     position: NDArray[np.uint16]
     visits: NDArray[np.uint32]
+    visitors: NDArray[np.uint32]
 
     def __len__(self) -> int:
         return len(self.codes)

@@ -67,6 +67,7 @@ def add(index: "POIIndex", pois: Source, quarantine: bool) -> "POIIndex":
         category=new.category,
         position=positions(new.keys, index.scheme.span_bits(blocks.levels[block])),
         visits=new.visits,
+        visitors=new.visitors,
     )
     return replace(
         index,

@@ -17,7 +17,7 @@ from spacetime_gr.index.schemes import Scheme
 from spacetime_gr.index.sorting import chunks
 
 REQUIRED = ("poi_id", "latitude", "longitude")
-OPTIONAL = ("category", "train_visits")
+OPTIONAL = ("category", "train_visits", "train_visitors")
 BATCH_ROWS = 1 << 20
 MAX_VISITS = np.iinfo(np.uint32).max
 _REASONS = (
@@ -25,7 +25,7 @@ _REASONS = (
     "latitude or longitude is missing or not finite",
     "latitude or longitude is out of range; swapped they would fit",
     "latitude or longitude is out of range",
-    "train_visits is negative or above 4294967295",
+    "train_visits or train_visitors is negative or above 4294967295",
     "latitude and longitude seem swapped: few places near, many where they would lie",
 )
 _SWAPPED = len(_REASONS)
@@ -37,8 +37,8 @@ Source: TypeAlias = pa.Table | str | Path
 class Intake:
     """Good rows of a table of places, in its order.
 
-    `keys` uint64 (of the scheme), `latitude`, `longitude` int32 (1e-7 degrees), `visits` uint32, `category` int32 (into
-    `category_names`, -1 none). `rejected`: row, poi_id and reason of the rows that were left out.
+    `keys` uint64 (of the scheme), `latitude`, `longitude` int32 (1e-7 degrees), `visits`, `visitors` uint32, `category`
+    int32 (into `category_names`, -1 none). `rejected`: row, poi_id and reason of the rows that were left out.
     """
 
     ids: pa.Array
@@ -46,6 +46,7 @@ class Intake:
     latitude: NDArray[np.int32]
     longitude: NDArray[np.int32]
     visits: NDArray[np.uint32]
+    visitors: NDArray[np.uint32]
     category: NDArray[np.int32]
     category_names: list[str]
     rejected: pa.Table
@@ -74,7 +75,7 @@ def read_places(
 
     Args:
         source: a table, or the path of a Parquet file or folder, with `poi_id`, `latitude`, `longitude`, optional
-            `category`, `train_visits`.
+            `category`, `train_visits`, `train_visitors` (where absent: as many as visits).
         scheme: makes the keys.
         quarantine: leave bad rows out and list them, in place of refusing the table.
         known_categories: names that keep their numbers; new ones come after them.
@@ -92,6 +93,7 @@ def read_places(
         latitude=np.empty(size, np.int32),
         longitude=np.empty(size, np.int32),
         visits=np.zeros(size, np.uint32),
+        visitors=np.zeros(size, np.uint32),
         category=np.full(size, -1, np.int32),
         category_names=list(known_categories or []),
         rejected=pa.table({}),
@@ -103,17 +105,19 @@ def read_places(
         rows = slice(start, start + batch.num_rows)
         ids.append(as_ids(batch["poi_id"]))
         latitude, longitude = _numbers(batch, "latitude"), _numbers(batch, "longitude")
-        visits = _numbers(batch, "train_visits", default=0.0)
-        reason[rows] = _check(ids[-1], latitude, longitude, visits)
+        visits, visitors = _counts(batch)
+        reason[rows] = _check(ids[-1], latitude, longitude, visits, visitors)
         if (reason[rows] > 0).any():
             fine = reason[rows] == 0
-            latitude, longitude, visits = (np.where(fine, values, 0) for values in (latitude, longitude, visits))
+            latitude, longitude, visits, visitors = (
+                np.where(fine, values, 0) for values in (latitude, longitude, visits, visitors)
+            )
         for part in chunks(batch.num_rows):
             there = slice(start + part.start, start + part.stop)
             taken.keys[there] = scheme.keys(latitude[part], longitude[part])
             taken.latitude[there] = to_fixed(latitude[part])
             taken.longitude[there] = to_fixed(longitude[part])
-        taken.visits[rows] = visits
+        taken.visits[rows], taken.visitors[rows] = visits, visitors
         if "category" in batch.column_names:
             taken.category[rows] = categories.numbers(batch["category"])
         start += batch.num_rows
@@ -130,7 +134,7 @@ def read_places(
         raise ValueError(f"{_name(source)} holds no usable place ({size} rows); expected at least one")
     taken.ids = as_ids(column if good.all() else column.filter(pa.array(good)))
     if not good.all():
-        for name in ("keys", "latitude", "longitude", "visits", "category"):
+        for name in ("keys", "latitude", "longitude", "visits", "visitors", "category"):
             setattr(taken, name, getattr(taken, name)[good])
     categories.sort_new(taken)
     # What the batches took would else be kept by Arrow's allocator: more than a gigabyte at 100 M places.
@@ -161,7 +165,7 @@ def read_keys(
     for batch in batches:
         ids = as_ids(batch["poi_id"])
         latitude, longitude = _numbers(batch, "latitude"), _numbers(batch, "longitude")
-        reason = _check(ids, latitude, longitude, _numbers(batch, "train_visits", default=0.0))
+        reason = _check(ids, latitude, longitude, *_counts(batch))
         fine = reason == 0
         if not fine.all():
             rejected.append(_rejected(ids, reason, start))
@@ -231,11 +235,18 @@ def _numbers(batch: pa.Table, name: str, default: float = np.nan) -> NDArray[np.
     return column.to_numpy()
 
 
-def _check(ids: pa.Array, latitude: Floats, longitude: Floats, visits: Floats) -> NDArray[np.uint8]:
+def _counts(batch: pa.Table) -> tuple[Floats, Floats]:
+    """Training visits and visitors; where the people are not counted, every visit counts as one of another person."""
+    visits = _numbers(batch, "train_visits", default=0.0)
+    visitors = _numbers(batch, "train_visitors")
+    return visits, np.where(np.isnan(visitors), visits, visitors)
+
+
+def _check(ids: pa.Array, latitude: Floats, longitude: Floats, visits: Floats, visitors: Floats) -> NDArray[np.uint8]:
     """Number of the reason against each row, 0 for none."""
     # Nearly every batch is good, which the extremes tell at once (NaN fails every comparison).
     size = len(ids)
-    within = ((latitude, -90, 90), (longitude, -180, 180), (visits, 0, MAX_VISITS))
+    within = ((latitude, -90, 90), (longitude, -180, 180), (visits, 0, MAX_VISITS), (visitors, 0, MAX_VISITS))
     if not size:
         return np.zeros(0, np.uint8)
     if not ids.null_count and all(least <= min(v.min(), v.max()) and v.max() <= most for v, least, most in within):
@@ -247,7 +258,7 @@ def _check(ids: pa.Array, latitude: Floats, longitude: Floats, visits: Floats) -
         ~(np.isfinite(latitude) & np.isfinite(longitude)),
         (north > 90.0) & (north <= 180.0) & (east <= 90.0),
         (north > 90.0) | (east > 180.0),
-        ~((visits >= 0) & (visits <= MAX_VISITS)),
+        ~((visits >= 0) & (visits <= MAX_VISITS) & (visitors >= 0) & (visitors <= MAX_VISITS)),
     )
     return np.select(checks, np.arange(1, len(checks) + 1), 0).astype(np.uint8)
 

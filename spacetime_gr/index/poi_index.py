@@ -69,8 +69,8 @@ class POIIndex:
 
         Args:
             pois: a table, or the path of a Parquet file or folder: columns `poi_id` (text or integers), `latitude`,
-                `longitude` (degrees); optional `category` (text) and `train_visits` (popularity in the training part;
-                order of the inner ids, 0 where absent).
+                `longitude` (degrees); optional `category` (text), `train_visits` (in the training part; order of the
+                inner ids, 0 where absent) and `train_visitors` (people who made them; as many where absent).
             scheme: `quadtree` (adaptive map tiles) or `grid` (squares of `cell_km`).
             max_pois_per_block: bound on a block's POIs; default 512 for the quadtree, none for the grid. A bound is
                 also the size of the inner vocabulary: blocks that are not full have spare inner ids.
@@ -136,7 +136,9 @@ class POIIndex:
             num_inner=num_inner,
             block_capacity=capacity,
             category_names=places.category_names,
-            base=Places(ids, codes, places.latitude, places.longitude, category, position, places.visits),
+            base=Places(
+                ids, codes, places.latitude, places.longitude, category, position, places.visits, places.visitors
+            ),
             rows_by_block=rows_by_block,
             block_starts=cells.starts,
             blocks=Blocks(cells.keys, cells.levels, centers, np.full(len(sizes), -1, np.int32)),
@@ -336,6 +338,10 @@ class POIIndex:
     def visits(self, rows: ArrayLike) -> NDArray[np.int64]:
         """Training visits of POI rows, 0 for row -1."""
         return self._known("visits", rows, 0).astype(np.int64)
+
+    def visitors(self, rows: ArrayLike) -> NDArray[np.int64]:
+        """How many people visited POI rows in training, 0 for row -1."""
+        return self._known("visitors", rows, 0).astype(np.int64)
 
     def is_retired(self, rows: ArrayLike) -> NDArray[np.bool_]:
         """Whether places are retired: known, but no longer to be recommended."""

@@ -26,7 +26,7 @@ from spacetime_gr.index.schemes import make_scheme
 if TYPE_CHECKING:
     from spacetime_gr.index.poi_index import POIIndex
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DESCRIPTION = "index.json"
 
 

@@ -13,7 +13,7 @@ from spacetime_gr.index import POIIndex
 from spacetime_gr.index.geometry import EARTH_RADIUS_KM, haversine_km
 from spacetime_gr.vocabulary import CELL_BITS, FINE_CELL_BITS
 
-NUM_POPULARITY_BUCKETS = 24
+NUM_POPULARITY_BUCKETS = 64  # of visitors, three to the octave: up to two million
 _COPIED_AT_ONCE = 1 << 18  # vectors of places, so that a file is read in bounded memory
 _SHORTEST_KM, _LONGEST_KM = 0.5, 1000.0  # wavelengths of the spatial features; the longest is cut to the map's extent
 
@@ -96,7 +96,7 @@ class PlaceTable(nn.Module):
         sizes[: index.num_blocks] = index.block_sizes
         centers = np.zeros((index.block_capacity, 2), np.float32)
         centers[: index.num_blocks] = index.block_centers
-        popularity = np.minimum(np.floor(np.log2(index.visits(rows) + 1.0)), NUM_POPULARITY_BUCKETS - 1)
+        popularity = np.minimum(np.floor(3.0 * np.log2(index.visitors(rows) + 1.0)), NUM_POPULARITY_BUCKETS - 1)
         for buffer, values in (
             (self.block_starts, np.cumsum(sizes) - sizes),
             (self.block_sizes, sizes),

@@ -165,7 +165,7 @@ def _unlisted_place(rows: dict[str, Rows]) -> None:
     [
         (_event_in_two_parts, "no event in two parts"),
         (_later_event_in_training, "each part ends before the next one starts"),
-        (_other_place_in_training, "train_visits count training alone"),
+        (_other_place_in_training, "train_visits and train_visitors count training alone"),
         (_user_twice, "one row per user"),
         (_out_of_order, "sequences are in time order, at listed POIs"),
         (_unlisted_place, "sequences are in time order, at listed POIs"),

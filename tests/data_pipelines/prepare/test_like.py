@@ -23,7 +23,7 @@ from .cities import event_table, write
 
 KEY = "k"
 SHARED = (
-    "train_visits count training alone",
+    "train_visits and train_visitors count training alone",
     "only POIs of training are listed",
     "the tokenizer's index was built from training visits",
 )

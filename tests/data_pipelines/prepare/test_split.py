@@ -100,12 +100,14 @@ def test_catalogue_and_visits_count_training_only(tmp_path: Path) -> None:
     folder = prepared(table, tmp_path, pois=pois)
     end = folder.manifest["split"]["train_end"]
     seen = table.filter(pc.less(table["timestamp"], end))
-    counted = seen.group_by("poi_id").aggregate([("poi_id", "count")])
+    counted = seen.group_by("poi_id").aggregate([("poi_id", "count"), ("user_id", "count_distinct")])
     listed = folder.pois()
     assert folder.manifest["rejected"].keys() <= {"duplicate"}
     visits = dict(zip(listed["poi_id"].to_pylist(), listed["train_visits"].to_pylist(), strict=True))
     if not folder.manifest["rejected"]:
         assert visits == dict(zip(counted["poi_id"].to_pylist(), counted["poi_id_count"].to_pylist(), strict=True))
+    people = dict(zip(counted["poi_id"].to_pylist(), counted["user_id_count_distinct"].to_pylist(), strict=True))
+    assert dict(zip(listed["poi_id"].to_pylist(), listed["train_visitors"].to_pylist(), strict=True)) == people
     assert listed["train_visits"].to_pylist() == sorted(visits.values(), reverse=True)
     assert set(listed["latitude"].to_pylist()) == {1.0}  # the table's place, not the events'
     rows = folder.read("train")["poi_row"].combine_chunks().flatten().to_numpy()

@@ -40,8 +40,8 @@ BAD = {  # how a good row is spoilt, and the reason that is given
     "too far north": ({"latitude": 90.0001, "longitude": 120.0}, "longitude is out of range"),
     "too far north of all": ({"latitude": 181.0, "longitude": 1.0}, "longitude is out of range"),
     "too far east": ({"latitude": 1.0, "longitude": 180.0001}, "longitude is out of range"),
-    "negative visits": ({"train_visits": -1}, "train_visits is negative"),
-    "too many visits": ({"train_visits": 2**32}, "train_visits is negative or above 4294967295"),
+    "negative visits": ({"train_visits": -1}, "train_visits or train_visitors is negative"),
+    "too many visits": ({"train_visits": 2**32}, "train_visits or train_visitors is negative or above 4294967295"),
 }
 
 
@@ -227,7 +227,14 @@ def test_optional_columns_may_be_absent_or_null() -> None:
         taken = read(other)
         assert taken.category_names == []
         assert set(taken.category.tolist()) == {-1}
-        assert set(taken.visits.tolist()) == {0}
+        assert set(taken.visits.tolist()) == set(taken.visitors.tolist()) == {0}
+
+
+def test_visitors_are_as_many_as_visits_where_they_are_not_counted() -> None:
+    taken = read(table([0, 0, 0], [0, 0, 0], train_visits=[7, 5, 3], train_visitors=[2, None, 3]))
+    assert taken.visitors.tolist() == [2, 5, 3]
+    with pytest.raises(ValueError, match="train_visits or train_visitors is negative"):
+        read(table([0], [0], train_visits=[7], train_visitors=[-1]))
 
 
 def test_categories_are_numbered_by_name_whatever_the_order() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from spacetime_gr import POIIndex
 from spacetime_gr.index.columns import BLOCK_COLUMNS, PLACE_COLUMNS
+from spacetime_gr.index.storage import FORMAT_VERSION
 from tests.spacetime_gr.conftest import make_pois
 from tests.spacetime_gr.index.places import table
 
@@ -131,7 +132,9 @@ def test_any_changed_fact_of_the_description_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "3", "\xff", '{"format_version": "2"}', '{"format_version": 2}']
+    "text",
+    ["", "{", "[]", "null", "3", "\xff"]
+    + [json.dumps({"format_version": version}) for version in (FORMAT_VERSION, str(FORMAT_VERSION))],
 )
 def test_a_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "index.json").write_bytes(text.encode("latin-1"))
@@ -145,7 +148,8 @@ def test_other_versions_are_refused(tmp_path: Path) -> None:
     for version, advice in ((99, "upgrade spacetime-gr"), (1, "build the index again")):
         # Another version may hold anything beside its number.
         path.write_text(json.dumps({"format_version": version, "anything": []}))
-        with pytest.raises(ValueError, match=f"format version {version}, this release reads 2; {advice}"):
+        refusal = f"format version {version}, this release reads {FORMAT_VERSION}; {advice}"
+        with pytest.raises(ValueError, match=refusal):
             POIIndex.load(tmp_path)
     with pytest.raises(ValueError, match=r"no POI index here \(index\.json is missing\)"):
         POIIndex.load(tmp_path / "nowhere")
