@@ -92,7 +92,9 @@ class RecommendMixin:
         ]
         block, inner = index.encode(np.arange(index.num_pois), rows=True)
         columns = block.astype(np.int64) * index.num_inner + inner
-        return torch.cat(pieces, dim=-1)[..., torch.from_numpy(columns).to(after.device)]
+        scores = torch.cat(pieces, dim=-1)[..., torch.from_numpy(columns).to(after.device)]
+        # Without the return-explore head there is no knob: all settings are the same.
+        return scores.expand(len(explore_odds), *scores.shape[-3:]) if isinstance(explore_odds, Sequence) else scores
 
     @torch.inference_mode()
     def recommend(

@@ -15,6 +15,7 @@ from spacetime_gr.evaluation.protocols import time_split
 from tests.spacetime_gr.conftest import make_pois
 from tests.spacetime_gr.evaluation.folders import write_folder
 from tests.spacetime_gr.evaluation.logs import random_log
+from tests.spacetime_gr.test_modeling_spacetime_gr import make_model
 
 NUM_POIS = 30
 
@@ -66,6 +67,15 @@ def test_settings_of_the_knob_share_the_passes(scorer: ModelScorer, instances: I
     assert together == pytest.approx(np.concatenate([at(0.25), at(1.0), at(4.0)]), abs=1e-5)
     assert np.abs(together[0] - together[2]).max() > 0.1
     assert np.array_equal(at(1.0), scorer(instances))
+
+
+def test_without_the_return_explore_head_the_knob_does_nothing(scorer: ModelScorer, instances: Instances) -> None:
+    model = make_model(scorer.tokenizer, return_explore=False)
+    options = {"context_actions": 12, "batch_size": 5}
+    several = ModelScorer(model, scorer.tokenizer, **options, explore_odds=(0.25, 4.0))(instances)
+    alone = ModelScorer(model, scorer.tokenizer, **options)(instances)
+    assert several.shape == (2, *alone.shape[1:])
+    assert np.array_equal(several, np.concatenate([alone, alone]))
 
 
 @pytest.mark.parametrize("blind", [False, True])
