@@ -360,30 +360,32 @@ class SharedHistory:
         scores = model.inner_scores(model.lm_head, model.places, hidden.flatten(0, 1), blocks.flatten())
         log_probs = functional.log_softmax(full_precision(scores), dim=-1)
         if config.return_explore:
-            log_probs = self._with_returns(log_probs, hidden, tokens, candidates)
+            log_probs = self._with_returns(log_probs, scores, hidden, tokens, candidates)
         log_probs = log_probs.masked_fill(scores <= NEVER, NEVER).unflatten(-2, (batch, count, candidates))
         chosen = blocks.expand(*self.block_log_probs.shape[:-3], *blocks.shape)
         return self.block_log_probs.gather(-1, chosen).unsqueeze(-1) + log_probs
 
-    def _with_returns(self, log_probs: Tensor, hidden: Tensor, tokens: Tensor, candidates: int) -> Tensor:
-        """Mix the pointer into the candidates where the person has been before; elsewhere there is none to mix.
+    def _with_returns(
+        self, log_probs: Tensor, scores: Tensor, hidden: Tensor, tokens: Tensor, candidates: int
+    ) -> Tensor:
+        """Mix the pointer into the candidate blocks where the person has been before; in others there is none to mix.
 
         Those are few of all blocks, and the pointer weighs every memory at every candidate it is asked for.
 
         Args:
-            log_probs: softmax part, shape (batch * requests * candidates, num_inner).
+            log_probs, scores: softmax part, shape (batch * requests * candidates, num_inner).
             hidden, tokens: of the candidates, shape (batch, requests * candidates[, hidden_size]).
 
         Returns:
             Mixture, shape ([settings,] batch * requests * candidates, num_inner).
         """
         visible = self.memory.before(self.after, self.segment).repeat_interleave(candidates, dim=1)
-        been = (visible & (self.memory.block.unsqueeze(1) == tokens.unsqueeze(2))).any(-1)
-        most = int(been.sum(-1).max())
+        known = (visible & (self.memory.block.unsqueeze(1) == tokens.unsqueeze(2))).any(-1)
+        most = int(known.sum(-1).max())
         if most == 0:
             return log_probs
         # As many slots as the fullest row needs; what fills them up in others has nothing to point to and stays itself.
-        slot, _ = typed_slots(been, most)
+        slot, _ = typed_slots(known, most)
 
         def of_request(values: Tensor) -> Tensor:
             return values.gather(1, slot // candidates)
@@ -391,13 +393,17 @@ class SharedHistory:
         def of_candidate(values: Tensor) -> Tensor:
             return values.gather(1, slot.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
+        after, segment, chosen = of_request(self.after), of_request(self.segment), tokens.gather(1, slot)
         pointer = self.model._point(
-            self.model.inner_pointer, self.memory, of_candidate(hidden), of_request(self.after),
-            of_request(self.segment), of_request(self.requests["local_time"]), torch.zeros_like(slot),
-            self.memory.inner, tokens.gather(1, slot), self.explore_odds,
+            self.model.inner_pointer, self.memory, of_candidate(hidden), after, segment,
+            of_request(self.requests["local_time"]), torch.zeros_like(slot), self.memory.inner, chosen,
+            self.explore_odds,
         )  # fmt: skip
+        been = self.model._been(self.memory, after, segment, chosen)
+        elsewhere = of_candidate(scores.unflatten(0, tokens.shape)).masked_fill(been, NEVER).flatten(0, 1)
+        elsewhere = functional.log_softmax(full_precision(elsewhere), dim=-1)
+        mixed = mix_into(elsewhere, pointer, self.model.config.vocabulary.inner_start)
         whole = log_probs.unflatten(0, tokens.shape)
-        mixed = mix_into(of_candidate(whole).flatten(0, 1), pointer, self.model.config.vocabulary.inner_start)
         mixed = mixed.unflatten(-2, slot.shape)
         settings = mixed.shape[:-3]
         at = slot.unsqueeze(-1).expand_as(mixed)

@@ -50,6 +50,7 @@ class ReturnExplore(nn.Module):
         visible: Tensor,
         relations: Relations,
         explore_odds: float | Tensor = 1.0,
+        spent: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Pointer and gate for a grid of queries.
 
@@ -61,6 +62,7 @@ class ReturnExplore(nn.Module):
             relations: from `memory.relate`.
             explore_odds: factor on the gate's odds g / (1 - g): the discovery knob (1 = as learnt); several settings
                 at once have the shape (settings, 1, 1).
+            spent: queries that have nothing left to explore, shape (batch, queries): they return for certain.
 
         Returns:
             log pointer weights (batch, queries, slots), `NEVER` where not visible; the visits of a place share its
@@ -87,6 +89,9 @@ class ReturnExplore(nn.Module):
         odds = full_precision((self.gate(hidden) + self.gate_signs(signs.to(hidden.dtype))).squeeze(-1)) + shift
         log_explore = torch.where(anything, functional.logsigmoid(odds), 0.0)
         log_return = torch.where(anything, functional.logsigmoid(-odds), NEVER)
+        if spent is not None:
+            spent = spent & anything
+            log_explore, log_return = log_explore.masked_fill(spent, NEVER), log_return.masked_fill(spent, 0.0)
         return log_weights, log_explore, log_return
 
     def _views(self, hidden: Tensor, memory: Memory, relations: Relations) -> Tensor:

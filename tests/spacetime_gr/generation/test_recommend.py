@@ -105,17 +105,38 @@ def test_fewer_than_k_come_back_only_when_fewer_exist(
 def test_exact_over_the_history_and_the_opened_blocks(
     model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer
 ) -> None:
-    """One beam: the answer is the ranking of the places in the best block and in all blocks of the history."""
+    """One beam: the answer is the ranking of the places in the best block (the best that hold k) and in all blocks of
+    the history."""
     histories = make_histories(29, [40, 6])
     scores = exact_scores(model, tokenizer, histories)
     block, _ = tokenizer.index.encode(np.arange(120), rows=True)
+    sizes = np.bincount(block)
     mass = np.stack([np.bincount(block, row) for row in scores.exp().numpy()])
     places = model.recommend(tokenizer, histories, when=WHEN, tz_offset_minutes=-240, k=4, num_beams=1)
     for place, history, score, blocks in zip(places, histories, scores.numpy(), mass, strict=True):
-        opened = {int(blocks.argmax()), *block[history["poi_row"]].tolist()}
+        order = np.argsort(-blocks)
+        best_blocks = order[np.cumsum(sizes[order]) - sizes[order] < 4]
+        opened = {*best_blocks.tolist(), *block[history["poi_row"]].tolist()}
         best = np.argsort(-np.where(np.isin(block, list(opened)), score, -np.inf))[:4]
         np.testing.assert_allclose(place["log_prob"], score[best], atol=2e-4)
         assert place["coverage"] == pytest.approx(blocks[list(opened)].sum(), abs=1e-4)
+
+
+def test_to_explore_is_to_go_elsewhere(model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer) -> None:
+    """The softmax over a block's places leaves out those of the past; where none is left, the person returns."""
+    block, _ = tokenizer.index.encode(np.arange(120), rows=True)
+    sizes = np.bincount(block)
+    whole, part = np.flatnonzero(sizes >= 3)[:2]
+    been = np.append(np.flatnonzero(block == whole), np.flatnonzero(block == part)[:2])
+    history = make_histories(31, [len(been)])[0] | {"poi_row": np.random.default_rng(0).permutation(been)}
+    requests = tokenizer.encode_requests(*tokenizer.columns([history]), when=WHEN, tz_offset_minutes=-240)
+    learnt, explored = (model.score_pois(requests, tokenizer.index, odds).exp().numpy()[0] for odds in (1.0, 1e9))
+    inside = block == part
+    assert explored[been[block[been] == part]].max() < 1e-6 * explored[inside].sum()
+    assert learnt[been[block[been] == part]].max() > 1e-3 * learnt[inside].sum()
+    share = [scores[block == whole] / scores[block == whole].sum() for scores in (learnt, explored)]
+    np.testing.assert_allclose(*share, rtol=1e-3)
+    assert explored.sum() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_an_answer_does_not_depend_on_the_other_histories(
