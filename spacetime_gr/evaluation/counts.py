@@ -39,9 +39,9 @@ class EventsByKey:
 
     def latest(self, key: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Time of the last event of each key strictly before a moment, int64, `NO_TIME` without one; as `count`."""
-        first, end = self._bounds(key, before)
+        first, end = np.broadcast_arrays(*self._bounds(key, before))
         if not len(self._packed):
-            return np.full(first.shape, NO_TIME)
+            return np.full(end.shape, NO_TIME)
         return np.where(end > first, self._packed[end - 1] % self._span + self._earliest, NO_TIME)
 
     def values(self, key: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -136,6 +136,8 @@ def evaluate_instances(
         baselines: scorers beside the counters, by name.
         catalogue: None leaves out what needs the coordinates or categories of places.
     """
+    if model is None and not task.counters and not baselines:
+        raise ValueError("neither a model nor counters nor other baselines: there is nothing to rank")
     models = model_names(task.explore_odds) if model is not None else []
     counters = choose_baselines(instances.knowledge, task.setting) if task.counters else {}
     others = counters | dict(baselines or {})

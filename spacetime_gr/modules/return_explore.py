@@ -3,7 +3,8 @@
     p(token) = g * softmax(token) + (1 - g) * sum of pointer weights over the past tokens that equal it
 
 Most next places are returns, and a softmax over a vocabulary is a poor memory of one person. `g`, read from the hidden
-state, is the probability that the person explores; where there is nothing to return to, g = 1. In training only the
+state and from what the pointer found, is the probability that the person explores; where there is nothing to return
+to, g = 1, and where there is nothing new, g = 0. In training only the
 target's mass is needed, so nothing is scattered into the vocabulary and the cost does not grow with it.
 
 The pointer weighs the past visits in several ways, by how long ago they were, by the time of day, by what they followed
@@ -23,8 +24,10 @@ from torch.nn import functional
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.modules.memory import NUM_RELATIONS, Memory, Relations
 from spacetime_gr.modules.typed_heads import NEVER, full_precision
+from spacetime_gr.modules.zero_start import ZeroLinear
 
-NUM_SHARES = 4  # by everything at once, by recency, by the clock, by the step
+NUM_SHARES = 4
+EVERYTHING, RECENCY, CLOCK, STEP = range(NUM_SHARES)
 NUM_SIGNS = 4  # what the gate sees of the pointer
 MIN_SHARE = 1e-5  # added to each share: no single way rules a place out
 
@@ -38,9 +41,9 @@ class ReturnExplore(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.pointer_size, bias=False)
         self.key = nn.Linear(config.hidden_size, config.pointer_size, bias=False)
         self.relation = nn.Linear(config.hidden_size, NUM_RELATIONS)
-        self.pool = nn.Linear(config.hidden_size, NUM_SHARES + 1)
+        self.pool = ZeroLinear(config.hidden_size, NUM_SHARES + 1)
         self.gate = nn.Linear(config.hidden_size, 1)
-        self.gate_signs = nn.Linear(NUM_SIGNS, 1, bias=False)
+        self.gate_signs = ZeroLinear(NUM_SIGNS, 1, bias=False)
 
     def forward(
         self,
@@ -50,7 +53,7 @@ class ReturnExplore(nn.Module):
         visible: Tensor,
         relations: Relations,
         explore_odds: float | Tensor = 1.0,
-        spent: Tensor | None = None,
+        num_places: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Pointer and gate for a grid of queries.
 
@@ -62,7 +65,8 @@ class ReturnExplore(nn.Module):
             relations: from `memory.relate`.
             explore_odds: factor on the gate's odds g / (1 - g): the discovery knob (1 = as learnt); several settings
                 at once have the shape (settings, 1, 1).
-            spent: queries that have nothing left to explore, shape (batch, queries): they return for certain.
+            num_places: how many places each query could go to at all, shape (batch, queries): who has been to all of them
+                returns for certain. None where there is no such bound.
 
         Returns:
             log pointer weights (batch, queries, slots), `NEVER` where not visible; the visits of a place share its
@@ -70,14 +74,15 @@ class ReturnExplore(nn.Module):
         """
         views = self._views(hidden, memory, relations).masked_fill(~visible.unsqueeze(1), NEVER)
         same = (pointed.unsqueeze(1) == pointed.unsqueeze(2)).to(views.dtype)  # (batch, slots, slots)
-        # The visits of each place, and its shares, at every one of its slots.
-        log_visits = (visible.to(views.dtype) @ same).clamp(min=1.0).log()
         weights = functional.softmax(views, dim=-1).flatten(1, 2)
-        log_shares = (weights @ same).unflatten(1, views.shape[1:3]).add(MIN_SHARE).log()
+        with torch.autocast(views.device.type, enabled=False):  # half precision counts to 256 and knows three digits
+            # The visits of each place, and its shares, at every one of its slots.
+            log_visits = (visible.to(views.dtype) @ same).clamp(min=1.0).log()
+            log_shares = (weights @ same).unflatten(1, views.shape[1:3]).add(MIN_SHARE).log()
 
-        pool = full_precision(self.pool(hidden)).unsqueeze(-1)  # as initialised, the softmax over visits alone
-        scores = (1.0 + pool[:, :, 0]) * log_shares[:, 0] + pool[:, :, NUM_SHARES] * log_visits
-        for view in range(1, NUM_SHARES):
+        pool = full_precision(self.pool(hidden)).unsqueeze(-1)  # zero at first: then the softmax over visits alone
+        scores = (1.0 + pool[:, :, EVERYTHING]) * log_shares[:, EVERYTHING] + pool[:, :, NUM_SHARES] * log_visits
+        for view in (RECENCY, CLOCK, STEP):
             scores = scores + pool[:, :, view] * log_shares[:, view]
         # A place's score once, not once a visit.
         log_weights = functional.log_softmax((scores - log_visits).masked_fill(~visible, NEVER), dim=-1)
@@ -85,12 +90,13 @@ class ReturnExplore(nn.Module):
 
         anything = visible.any(-1)
         shift = explore_odds.log() if isinstance(explore_odds, Tensor) else math.log(explore_odds)
-        signs = self._signs(log_weights, log_visits, log_shares[:, 2], visible)
+        signs = self._signs(log_weights, log_visits, log_shares[:, CLOCK], visible)
         odds = full_precision((self.gate(hidden) + self.gate_signs(signs.to(hidden.dtype))).squeeze(-1)) + shift
         log_explore = torch.where(anything, functional.logsigmoid(odds), 0.0)
         log_return = torch.where(anything, functional.logsigmoid(-odds), NEVER)
-        if spent is not None:
-            spent = spent & anything
+        if num_places is not None:
+            num_known = (visible / log_visits.exp()).sum(-1).round()  # each visit is a share of its place
+            spent = anything & (num_known >= num_places)
             log_explore, log_return = log_explore.masked_fill(spent, NEVER), log_return.masked_fill(spent, 0.0)
         return log_weights, log_explore, log_return
 
@@ -100,7 +106,8 @@ class ReturnExplore(nn.Module):
         bias = self.relation(hidden)
         elapsed, clock, recency, distance, step = (bias.gather(-1, kind) for kind in relations)
         recent, led = elapsed + recency, content + step
-        return full_precision(torch.stack([led + recent + clock + distance, recent, clock, led], dim=1))
+        views = {EVERYTHING: led + recent + clock + distance, RECENCY: recent, CLOCK: clock, STEP: led}
+        return full_precision(torch.stack([views[view] for view in range(NUM_SHARES)], dim=1))
 
     @staticmethod
     def _signs(log_weights: Tensor, log_visits: Tensor, log_hour: Tensor, visible: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ of parameters, and the new one is filled with slices of them. Files are memory-m
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ def reshard(engine: Any, checkpoint: Checkpoint, stage: int, names: Sequence[str
             f"0 in bf16 cannot be changed; set deepspeed.zero_stage={checkpoint.meta['zero_stage']}"
         )
     source = read_source(checkpoint, names)
-    _check_names(checkpoint, source, names)
+    parameters = dict(engine.module.named_parameters())
+    _check_sizes(checkpoint, source, {name: _full_numel(parameters[name]) for name in names})
     fill = {0: _fill_stage_0, 1: _fill_stage_1_2, 2: _fill_stage_1_2, 3: _fill_stage_3}[stage]
     fill(engine, source)
     engine.global_steps = checkpoint.meta["progress"]["step"]
@@ -92,6 +93,11 @@ def read_source(checkpoint: Checkpoint, names: Sequence[str]) -> Source:
     return _read_stage_3(folder, states) if stage == 3 else _read_stage_1_2(states)
 
 
+def _full_numel(parameter: torch.Tensor) -> int:
+    """Numbers of a parameter, also of one that ZeRO-3 has cut into shards."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
 @torch.no_grad()
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Weights and buffers of a checkpoint of any stage and number of ranks, into a model of one process.
@@ -105,7 +111,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
         return
     source, rest = read_source(checkpoint, ()), load_states(folder / _STAGE_3_STATES)
     weights = dict(model.named_parameters())
-    _check_names(checkpoint, source, weights)
+    _check_sizes(checkpoint, source, {name: parameter.numel() for name, parameter in weights.items()})
     for name, parameter in weights.items():
         fragments = source.parameters[name]
         fragments.read(WEIGHT, 0, fragments.numel, parameter.view(-1))
@@ -113,9 +119,15 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
         model.get_buffer(name).copy_(rest["module"][name])
 
 
-def _check_names(checkpoint: Checkpoint, source: Source, names: Collection[str]) -> None:
-    if other := sorted(set(source.parameters) ^ set(names)):
+def _check_sizes(checkpoint: Checkpoint, source: Source, sizes: Mapping[str, int]) -> None:
+    if other := sorted(set(source.parameters) ^ set(sizes)):
         raise ValueError(f"{checkpoint.path} is of another model: the parameter {other[0]} is in one of them only")
+    for name, fragments in source.parameters.items():
+        if fragments.numel != sizes[name]:
+            raise ValueError(
+                f"{checkpoint.path} is of another model: the parameter {name} has {fragments.numel:,} numbers there, "
+                f"{sizes[name]:,} here"
+            )
 
 
 def _optimizer_file(folder: Path, rank: int) -> dict[str, Any]:

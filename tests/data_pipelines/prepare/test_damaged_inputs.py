@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipelines.prepared import SCHEMA_VERSION
 from spacetime_gr.cli import main
 
 from .cities import START, event_table, write
@@ -162,7 +163,7 @@ def test_bad_rows_are_set_aside_and_counted(
     assert code == 1
     assert "FAIL" in shown
     manifest = out / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    manifest.write_text(manifest.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 1'))
     code, _, errors = run(["check-leaks", str(out)], monkeypatch, capsys)
     assert code == 2
-    assert "has schema_version 1, this version reads 2; prepare the source again" in errors
+    assert f"has schema_version 1, this version reads {SCHEMA_VERSION}; prepare the source again" in errors

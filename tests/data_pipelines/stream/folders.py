@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.prepared import SCHEMA_VERSION
+
 # One user: user_hash and the columns of the actions.
 User = dict[str, Any]
 
@@ -120,7 +122,7 @@ def write_folder(path: Path, shards: list[list[User]], users_per_row_group: int 
         )
     pq.write_table(pa.table({"poi_row": pa.array(range(100), pa.int32())}), path / "pois.parquet")
     manifest = {
-        "schema_version": 2,
+        "schema_version": SCHEMA_VERSION,
         "protocol": "tables",
         "actions": list(FakeTokenizer.actions),
         "modes": ["local", "pre_trip", "in_trip"],

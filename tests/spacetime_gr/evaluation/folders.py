@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.prepared import PreparedFolder
+from data_pipelines.prepared import SCHEMA_VERSION, PreparedFolder
 from spacetime_gr.evaluation.events import SPLITS, EventLog
 
 _TYPES = {
@@ -40,7 +40,7 @@ def write_folder(path: Path, log: EventLog, protocol: str = "tables", pois: pa.T
         pois = pa.table({"poi_id": names, "latitude": places, "longitude": -places})
     pq.write_table(pois, path / "pois.parquet")
     manifest = {
-        "schema_version": 2,
+        "schema_version": SCHEMA_VERSION,
         "protocol": protocol,
         "actions": ["check-in"],
         "modes": ["local", "pre_trip", "in_trip"],

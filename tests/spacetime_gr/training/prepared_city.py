@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.prepared import SCHEMA_VERSION
 from spacetime_gr import POIIndex, SpacetimeGRTokenizer
 
 NUM_POIS, USERS_PER_ROW_GROUP = 60, 4
@@ -49,7 +50,7 @@ def write_city(folder: Path, num_users: int = 24, num_actions: int = 20, validat
         groups = [min(USERS_PER_ROW_GROUP, users - start) for start in range(0, users, USERS_PER_ROW_GROUP)]
         files.append({"split": split, "path": path, "rows": users, "row_groups": groups, "actions": int(lengths.sum())})
     manifest = {
-        "schema_version": 2,
+        "schema_version": SCHEMA_VERSION,
         "protocol": "tables",
         "actions": ACTIONS,
         "modes": ["local", "pre_trip", "in_trip"],
