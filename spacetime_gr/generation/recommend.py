@@ -381,7 +381,7 @@ class SharedHistory:
         """
         visible = self.memory.before(self.after, self.segment).repeat_interleave(candidates, dim=1)
         known = (visible & (self.memory.block.unsqueeze(1) == tokens.unsqueeze(2))).any(-1)
-        most = int(known.sum(-1).max())
+        most = int(known.sum(-1).max()) if len(known) else 0
         if most == 0:
             return log_probs
         # As many slots as the fullest row needs; what fills them up in others has nothing to point to and stays itself.

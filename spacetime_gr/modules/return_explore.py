@@ -65,8 +65,8 @@ class ReturnExplore(nn.Module):
             relations: from `memory.relate`.
             explore_odds: factor on the gate's odds g / (1 - g): the discovery knob (1 = as learnt); several settings
                 at once have the shape (settings, 1, 1).
-            num_places: how many places each query could go to at all, shape (batch, queries): who has been to all of them
-                returns for certain. None where there is no such bound.
+            num_places: how many places each query could go to at all, shape (batch, queries): who has been to all of
+                them returns for certain. None where there is no such bound.
 
         Returns:
             log pointer weights (batch, queries, slots), `NEVER` where not visible; the visits of a place share its
