@@ -360,20 +360,18 @@ class SharedHistory:
         scores = model.inner_scores(model.lm_head, model.places, hidden.flatten(0, 1), blocks.flatten())
         log_probs = functional.log_softmax(full_precision(scores), dim=-1)
         if config.return_explore:
-            log_probs = self._with_returns(log_probs, scores, hidden, tokens, candidates)
+            log_probs = self._with_returns(log_probs, hidden, tokens, candidates)
         log_probs = log_probs.masked_fill(scores <= NEVER, NEVER).unflatten(-2, (batch, count, candidates))
         chosen = blocks.expand(*self.block_log_probs.shape[:-3], *blocks.shape)
         return self.block_log_probs.gather(-1, chosen).unsqueeze(-1) + log_probs
 
-    def _with_returns(
-        self, log_probs: Tensor, scores: Tensor, hidden: Tensor, tokens: Tensor, candidates: int
-    ) -> Tensor:
+    def _with_returns(self, log_probs: Tensor, hidden: Tensor, tokens: Tensor, candidates: int) -> Tensor:
         """Mix the pointer into the candidate blocks where the person has been before; in others there is none to mix.
 
         Those are few of all blocks, and the pointer weighs every memory at every candidate it is asked for.
 
         Args:
-            log_probs, scores: softmax part, shape (batch * requests * candidates, num_inner).
+            log_probs: softmax part, shape (batch * requests * candidates, num_inner).
             hidden, tokens: of the candidates, shape (batch, requests * candidates[, hidden_size]).
 
         Returns:
@@ -399,11 +397,8 @@ class SharedHistory:
             of_request(self.requests["local_time"]), torch.zeros_like(slot), self.memory.inner, chosen,
             self.explore_odds,
         )  # fmt: skip
-        been = self.model._been(self.memory, after, segment, chosen)
-        elsewhere = of_candidate(scores.unflatten(0, tokens.shape)).masked_fill(been, NEVER).flatten(0, 1)
-        elsewhere = functional.log_softmax(full_precision(elsewhere), dim=-1)
-        mixed = mix_into(elsewhere, pointer, self.model.config.vocabulary.inner_start)
         whole = log_probs.unflatten(0, tokens.shape)
+        mixed = mix_into(of_candidate(whole).flatten(0, 1), pointer, self.model.config.vocabulary.inner_start)
         mixed = mixed.unflatten(-2, slot.shape)
         settings = mixed.shape[:-3]
         at = slot.unsqueeze(-1).expand_as(mixed)

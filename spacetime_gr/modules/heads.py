@@ -45,12 +45,9 @@ class TypedHeadsMixin:
         inner_query = rows.queries(vocabulary.block_start, vocabulary.inner_start, following)
         # The queries' own blocks, not the memory's: an unknown place takes a slot of the memory and none here.
         current_block = inner_query.tokens.input_ids
-        inputs = [inner_query.tokens.hidden, current_block]
-        if self.config.return_explore:
-            inputs.append(self._been(memory, inner_query.position, inner_query.tokens.segment, current_block))
         inner = chunked_log_likelihood(
             partial(self._inner_scores, head),
-            tuple(inner_query.select(values) for values in inputs),
+            (inner_query.select(inner_query.tokens.hidden), inner_query.select(current_block)),
             inner_query.classes(vocabulary.inner_start),
             self.config.loss_chunk_size,
             inner_query.num_slots,
@@ -89,37 +86,10 @@ class TypedHeadsMixin:
         at, exists = self.places.find(block - vocabulary.block_start, input_ids - vocabulary.inner_start)
         return self.places.vector[at] * exists.unsqueeze(-1)
 
-    def _inner_scores(
-        self: Any, lm_head: RangeLinear | Tail, hidden: Tensor, tokens: Tensor, been: Tensor | None = None
-    ) -> Tensor:
-        """Scores of the inner ids after block tokens (n,); what is no block token scores as one, to be left out.
-
-        Args:
-            been: from `_been`, of the same tokens; those places are the pointer's, and score `NEVER` here.
-        """
-        scores = self.inner_scores(lm_head, self.places, hidden, self._block_ids(tokens))
-        return scores if been is None else scores.masked_fill(been, NEVER)
-
-    def _block_ids(self: Any, tokens: Tensor) -> Tensor:
-        return (tokens - self.config.vocabulary.block_start).clamp(0, self.config.num_blocks - 1)
-
-    def _been(self: Any, memory: Memory, position: Tensor, segment: Tensor, current_block: Tensor) -> Tensor:
-        """Which places of its block each query remembers: to explore is to go elsewhere.
-
-        Args:
-            position, segment: of the queries, shape (batch, queries).
-            current_block: their block tokens, shape (batch, queries).
-
-        Returns:
-            Shape (batch, queries, num_inner).
-        """
-        num_inner = self.config.num_inner
-        visible = memory.before(position, segment) & (memory.block.unsqueeze(1) == current_block.unsqueeze(2))
-        inner = memory.inner - self.config.vocabulary.inner_start
-        inner = inner.masked_fill((inner < 0) | (inner > num_inner), num_inner)  # rows made by hand may hold anything
-        inner = inner.unsqueeze(1).expand_as(visible).masked_fill(~visible, num_inner)
-        been = visible.new_zeros(*position.shape, num_inner + 1)  # the last column for what does not count
-        return been.scatter_(2, inner, True)[..., :num_inner]
+    def _inner_scores(self: Any, lm_head: RangeLinear | Tail, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Scores of the inner ids after block tokens (n,); what is no block token scores as one, to be left out."""
+        blocks = (tokens - self.config.vocabulary.block_start).clamp(0, self.config.num_blocks - 1)
+        return self.inner_scores(lm_head, self.places, hidden, blocks)
 
     def _mix(
         self,
@@ -189,11 +159,9 @@ class TypedHeadsMixin:
         start = self.config.vocabulary.block_start
         distance_km = self.places.distance_km((user_block - start).unsqueeze(2), (memory.block - start).unsqueeze(1))
         relations = relate(memory, local_time, distance_km, visible)
-        num_places = None
         if current_block is not None:
             visible = visible & (memory.block.unsqueeze(1) == current_block.unsqueeze(2))
-            num_places = self.places.block_sizes[self._block_ids(current_block)]
-        return Pointer(pointed, *head(hidden, memory, pointed, visible, relations, explore_odds, num_places))
+        return Pointer(pointed, *head(hidden, memory, pointed, visible, relations, explore_odds))
 
     # ---------------------------------------------------------------- next-token distribution
 
@@ -253,10 +221,7 @@ class TypedHeadsMixin:
 
     def _inner_log_probs(self: Any, tokens: TokenRows, position: Tensor, memory: Memory, first: int, _: int) -> Tensor:
         """Log-probabilities of the inner ids after block tokens, shape (batch * slots, num_inner)."""
-        been = None
-        if self.config.return_explore:
-            been = self._been(memory, position, tokens.segment, tokens.input_ids).flatten(0, 1)
-        scores = self._inner_scores(self.lm_head, tokens.hidden.flatten(0, 1), tokens.input_ids.flatten(), been)
+        scores = self._inner_scores(self.lm_head, tokens.hidden.flatten(0, 1), tokens.input_ids.flatten())
         log_probs = functional.log_softmax(scores, dim=-1)
         if self.config.return_explore:
             pointer = self._point_from(self.inner_pointer, tokens, position, memory, memory.inner, tokens.input_ids)

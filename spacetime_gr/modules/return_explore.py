@@ -4,7 +4,7 @@
 
 Most next places are returns, and a softmax over a vocabulary is a poor memory of one person. `g`, read from the hidden
 state and from what the pointer found, is the probability that the person explores; where there is nothing to return
-to, g = 1, and where there is nothing new, g = 0. In training only the
+to, g = 1. In training only the
 target's mass is needed, so nothing is scattered into the vocabulary and the cost does not grow with it.
 
 The pointer weighs the past visits in several ways, by how long ago they were, by the time of day, by what they followed
@@ -53,7 +53,6 @@ class ReturnExplore(nn.Module):
         visible: Tensor,
         relations: Relations,
         explore_odds: float | Tensor = 1.0,
-        num_places: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Pointer and gate for a grid of queries.
 
@@ -65,8 +64,6 @@ class ReturnExplore(nn.Module):
             relations: from `memory.relate`.
             explore_odds: factor on the gate's odds g / (1 - g): the discovery knob (1 = as learnt); several settings
                 at once have the shape (settings, 1, 1).
-            num_places: how many places each query could go to at all, shape (batch, queries): who has been to all of
-                them returns for certain. None where there is no such bound.
 
         Returns:
             log pointer weights (batch, queries, slots), `NEVER` where not visible; the visits of a place share its
@@ -94,10 +91,6 @@ class ReturnExplore(nn.Module):
         odds = full_precision((self.gate(hidden) + self.gate_signs(signs.to(hidden.dtype))).squeeze(-1)) + shift
         log_explore = torch.where(anything, functional.logsigmoid(odds), 0.0)
         log_return = torch.where(anything, functional.logsigmoid(-odds), NEVER)
-        if num_places is not None:
-            num_known = (visible / log_visits.exp()).sum(-1).round()  # each visit is a share of its place
-            spent = anything & (num_known >= num_places)
-            log_explore, log_return = log_explore.masked_fill(spent, NEVER), log_return.masked_fill(spent, 0.0)
         return log_weights, log_explore, log_return
 
     def _views(self, hidden: Tensor, memory: Memory, relations: Relations) -> Tensor:

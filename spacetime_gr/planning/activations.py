@@ -120,7 +120,7 @@ def activations(config: SpacetimeGRConfig, batch: MicroBatch) -> Activations:
 def _inner_bytes(config: SpacetimeGRConfig, batch: MicroBatch) -> float:
     """Of the inner head: an index of each candidate in each small head, the mask of ids that exist, log-softmax."""
     rows = min(batch.supervised, config.loss_chunk_size)
-    per_candidate = _FULL + _MASK * (1 + config.return_explore)  # which exist, which are remembered
+    per_candidate = _FULL + _MASK
     small = 0
     if config.inner_head == "fused":
         lookups = 1 + config.use_category + config.use_position + config.use_fine_position

@@ -122,23 +122,6 @@ def test_exact_over_the_history_and_the_opened_blocks(
         assert place["coverage"] == pytest.approx(blocks[list(opened)].sum(), abs=1e-4)
 
 
-def test_to_explore_is_to_go_elsewhere(model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer) -> None:
-    """The softmax over a block's places leaves out those of the past; where none is left, the person returns."""
-    block, _ = tokenizer.index.encode(np.arange(120), rows=True)
-    sizes = np.bincount(block)
-    whole, part = np.flatnonzero(sizes >= 3)[:2]
-    been = np.append(np.flatnonzero(block == whole), np.flatnonzero(block == part)[:2])
-    history = make_histories(31, [len(been)])[0] | {"poi_row": np.random.default_rng(0).permutation(been)}
-    requests = tokenizer.encode_requests(*tokenizer.columns([history]), when=WHEN, tz_offset_minutes=-240)
-    learnt, explored = (model.score_pois(requests, tokenizer.index, odds).exp().numpy()[0] for odds in (1.0, 1e9))
-    inside = block == part
-    assert explored[been[block[been] == part]].max() < 1e-6 * explored[inside].sum()
-    assert learnt[been[block[been] == part]].max() > 1e-3 * learnt[inside].sum()
-    share = [scores[block == whole] / scores[block == whole].sum() for scores in (learnt, explored)]
-    np.testing.assert_allclose(*share, rtol=1e-3)
-    assert explored.sum() == pytest.approx(1.0, abs=1e-5)
-
-
 def test_an_answer_does_not_depend_on_the_other_histories(
     model: SpacetimeGRForCausalLM, tokenizer: SpacetimeGRTokenizer
 ) -> None:
