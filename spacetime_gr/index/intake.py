@@ -25,7 +25,7 @@ _REASONS = (
     "latitude or longitude is missing or not finite",
     "latitude or longitude is out of range; swapped they would fit",
     "latitude or longitude is out of range",
-    "train_visits or train_visitors is negative or above 4294967295",
+    "train_visits or train_visitors is negative or above 4294967295, or there are more visitors than visits",
     "latitude and longitude seem swapped: few places near, many where they would lie",
 )
 _SWAPPED = len(_REASONS)
@@ -249,7 +249,8 @@ def _check(ids: pa.Array, latitude: Floats, longitude: Floats, visits: Floats, v
     within = ((latitude, -90, 90), (longitude, -180, 180), (visits, 0, MAX_VISITS), (visitors, 0, MAX_VISITS))
     if not size:
         return np.zeros(0, np.uint8)
-    if not ids.null_count and all(least <= min(v.min(), v.max()) and v.max() <= most for v, least, most in within):
+    possible = all(least <= min(v.min(), v.max()) and v.max() <= most for v, least, most in within)
+    if possible and not ids.null_count and (visitors <= visits).all():
         return np.zeros(size, np.uint8)
     no_id = ids.is_null().to_numpy(zero_copy_only=False) if ids.null_count else np.zeros(size, bool)
     north, east = (np.abs(axis.astype(np.float64)) for axis in (latitude, longitude))  # |-128| does not fit int8
@@ -258,7 +259,7 @@ def _check(ids: pa.Array, latitude: Floats, longitude: Floats, visits: Floats, v
         ~(np.isfinite(latitude) & np.isfinite(longitude)),
         (north > 90.0) & (north <= 180.0) & (east <= 90.0),
         (north > 90.0) | (east > 180.0),
-        ~((visits >= 0) & (visits <= MAX_VISITS) & (visitors >= 0) & (visitors <= MAX_VISITS)),
+        ~((visits >= 0) & (visits <= MAX_VISITS) & (visitors >= 0) & (visitors <= visits)),
     )
     return np.select(checks, np.arange(1, len(checks) + 1), 0).astype(np.uint8)
 

@@ -145,3 +145,8 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def full_numel(parameter: torch.Tensor) -> int:
+    """Numbers of a parameter, also of one that ZeRO-3 has cut into shards."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

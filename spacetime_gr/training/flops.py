@@ -13,6 +13,7 @@ from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.modules.memory import NUM_RELATIONS
 from spacetime_gr.modules.places import NUM_POPULARITY_BUCKETS
 from spacetime_gr.modules.return_explore import NUM_SHARES, NUM_SIGNS
+from spacetime_gr.training.distributed import full_numel
 from spacetime_gr.vocabulary import CELL_BITS, FINE_CELL_BITS, TOKENS_PER_ACTION
 
 # Back ends that compute the scores of a whole row and mask them; the others skip what a sequence does not see.
@@ -44,7 +45,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     counts = {"embedding": 0, "body": 0, "head": 0}
     for name, parameter in model.named_parameters():
         group = "embedding" if id(parameter) in tables else "body" if name.startswith(prefix) else "head"
-        counts[group] += getattr(parameter, "ds_numel", parameter.numel())
+        counts[group] += full_numel(parameter)
     return ParameterCounts(**counts)
 
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from spacetime_gr.training.checkpoints import Checkpoint
+from spacetime_gr.training.distributed import full_numel
 from spacetime_gr.training.safe_loading import load_states
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -76,7 +77,7 @@ def reshard(engine: Any, checkpoint: Checkpoint, stage: int, names: Sequence[str
         )
     source = read_source(checkpoint, names)
     parameters = dict(engine.module.named_parameters())
-    _check_sizes(checkpoint, source, {name: _full_numel(parameters[name]) for name in names})
+    _check_sizes(checkpoint, source, {name: full_numel(parameters[name]) for name in names})
     fill = {0: _fill_stage_0, 1: _fill_stage_1_2, 2: _fill_stage_1_2, 3: _fill_stage_3}[stage]
     fill(engine, source)
     engine.global_steps = checkpoint.meta["progress"]["step"]
@@ -91,11 +92,6 @@ def read_source(checkpoint: Checkpoint, names: Sequence[str]) -> Source:
     ranks = range(checkpoint.meta["world_size"])
     states = [_optimizer_file(folder, rank) for rank in ranks]
     return _read_stage_3(folder, states) if stage == 3 else _read_stage_1_2(states)
-
-
-def _full_numel(parameter: torch.Tensor) -> int:
-    """Numbers of a parameter, also of one that ZeRO-3 has cut into shards."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 @torch.no_grad()

@@ -235,6 +235,8 @@ def test_visitors_are_as_many_as_visits_where_they_are_not_counted() -> None:
     assert taken.visitors.tolist() == [2, 5, 3]
     with pytest.raises(ValueError, match="train_visits or train_visitors is negative"):
         read(table([0], [0], train_visits=[7], train_visitors=[-1]))
+    with pytest.raises(ValueError, match="more visitors than visits"):
+        read(table([0, 0], [0, 0], train_visits=[7, 7], train_visitors=[7, 8]))
 
 
 def test_categories_are_numbered_by_name_whatever_the_order() -> None:
