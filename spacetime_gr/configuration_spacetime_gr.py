@@ -28,7 +28,7 @@ SIDE_SWITCHES = (
     *("use_mode", "use_hour", "use_gap", "use_distance", "use_clock", "use_user_block"),
     *("use_category", "use_position", "use_fine_position"),
 )
-_FLAGS = ("use_cache", "tie_word_embeddings", "return_explore", "block_ancestors", *SIDE_SWITCHES)
+_FLAGS = ("use_cache", "tie_word_embeddings", "return_explore", "use_habits", "block_ancestors", *SIDE_SWITCHES)
 
 
 class SpacetimeGRConfig(PreTrainedConfig):
@@ -50,10 +50,12 @@ class SpacetimeGRConfig(PreTrainedConfig):
     `load_places`; 0: none). `block_ancestors`: blocks share what is learnt of the map tiles around them.
 
     Method: `num_user_buckets` (hashed users; 0 switches them off), `inner_head` (`fused`: candidates of a block are
-    scored with category, position and popularity as well; `tied`: by the inner id alone), `spatial_features` (width of
-    the spatial kernel between the person's place and candidate blocks; 0 switches it off), `return_explore` (mixture of
-    the softmax with a pointer over the person's own history), `pointer_size`, `hidden_dropout` (on embeddings and on
-    the last hidden state), `loss_chunk_size` (supervised positions per chunk of the typed loss).
+    scored with category, position and popularity as well; `tied`: by the inner id alone), `spatial_features` (width
+    of the spatial kernel between the person's place and candidate blocks; 0 switches it off), `return_explore`
+    (mixture of the softmax with a pointer over the person's own history), `pointer_size`, `use_habits` (candidates
+    are scored with the share of their category in the person's own history as well; only with the fused inner head
+    and `use_category`), `hidden_dropout` (on embeddings and on the last hidden state), `loss_chunk_size`
+    (supervised positions per chunk of the typed loss).
     """
 
     model_type = "spacetime_gr"
@@ -104,6 +106,7 @@ class SpacetimeGRConfig(PreTrainedConfig):
     inner_head: str = "fused"
     spatial_features: int = 64
     return_explore: bool = True
+    use_habits: bool = True
     pointer_size: int = 64
     hidden_dropout: float = 0.0
     loss_chunk_size: int = 2048
@@ -169,6 +172,11 @@ class SpacetimeGRConfig(PreTrainedConfig):
     def vocabulary(self) -> Vocabulary:
         """Named ranges of the token ids."""
         return Vocabulary(self.num_blocks, self.num_inner, self.num_actions)
+
+    @property
+    def has_habits(self) -> bool:
+        """Whether candidates are scored with the share of their category in the person's history."""
+        return self.use_habits and self.use_category and self.inner_head == "fused"
 
     def decoder_config(self) -> PreTrainedConfig:
         """Configuration of the transformers decoder that is the body."""

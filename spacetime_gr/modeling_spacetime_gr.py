@@ -21,6 +21,7 @@ from spacetime_gr.modules.ancestors import BlockAncestors
 from spacetime_gr.modules.attention import attention_inputs, check_attention, decoder_attention, mask_inputs
 from spacetime_gr.modules.embeddings import SideEmbeddings, contexts_read
 from spacetime_gr.modules.growing import grow
+from spacetime_gr.modules.habits import Habits
 from spacetime_gr.modules.heads import TypedHeadsMixin
 from spacetime_gr.modules.places import PlaceTable
 from spacetime_gr.modules.return_explore import ReturnExplore
@@ -218,6 +219,7 @@ class SpacetimeGRForCausalLM(
         self.places = PlaceTable(config)
         self.block_scores = BlockScores(config)
         self.inner_scores = InnerScores(config)
+        self.habits = Habits(config) if config.has_habits else None
         if config.return_explore:
             self.block_pointer = ReturnExplore(config)
             self.inner_pointer = ReturnExplore(config)

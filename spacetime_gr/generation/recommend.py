@@ -328,6 +328,9 @@ class SharedHistory:
             self.log_explore = pointer.log_explore
             log_probs = mix_into(log_probs, pointer, model.config.vocabulary.block_start)
         self.block_log_probs = log_probs.unflatten(-2, after.shape)
+        self.habits: Tensor | None = None
+        if model.habits is not None:
+            self.habits = model._habits(self.memory, hidden, after, self.segment, requests["local_time"])
 
     def place_log_probs(self, blocks: Tensor) -> Tensor:
         """Log-probabilities of the places of candidate blocks.
@@ -357,7 +360,8 @@ class SharedHistory:
             tile_sums=self.tile_sums,
         ).last_hidden_state
         self.cache.crop(-tokens.shape[1])
-        scores = model.inner_scores(model.lm_head, model.places, hidden.flatten(0, 1), blocks.flatten())
+        habits = None if self.habits is None else repeat(self.habits).flatten(0, 1)
+        scores = model.inner_scores(model.lm_head, model.places, hidden.flatten(0, 1), blocks.flatten(), habits)
         log_probs = functional.log_softmax(full_precision(scores), dim=-1)
         if config.return_explore:
             log_probs = self._with_returns(log_probs, hidden, tokens, candidates)

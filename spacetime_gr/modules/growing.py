@@ -61,6 +61,8 @@ def grow(
     for layer in by_category:
         if layer is not None:
             _widen(layer, grown.num_categories + 1)
+    if model.habits is not None:
+        model.habits.num_categories = grown.num_categories + 1
     config.num_pois, config.num_categories = grown.num_pois, grown.num_categories
     model.places = places
     if model.model.ancestors is not None:
@@ -78,7 +80,7 @@ def _check_grown(old: PlaceTable, new: PlaceTable, categories_kept: bool) -> Non
         still = torch.arange(len(old.category), device=sizes.device) + shift
         kept = all(
             torch.equal(getattr(old, name), getattr(new, name)[still])
-            for name in ("category", "fine_cell", "popularity")
+            for name in ("category", "fine_cell", "popularity", "loyalty")
         )
     if not kept:
         raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spacetime_gr.modules.memory import Memory, relate, typed_slots
+from spacetime_gr.modules.memory import Memory, relate, relate_times, typed_slots
 from spacetime_gr.modules.return_explore import Pointer, ReturnExplore, mix_into, pointed_log_mass
 from spacetime_gr.modules.token_rows import Queries, TokenRows
 from spacetime_gr.modules.typed_heads import NEVER, RangeLinear, Tail, chunked_log_likelihood, full_precision
@@ -45,9 +45,13 @@ class TypedHeadsMixin:
         inner_query = rows.queries(vocabulary.block_start, vocabulary.inner_start, following)
         # The queries' own blocks, not the memory's: an unknown place takes a slot of the memory and none here.
         current_block = inner_query.tokens.input_ids
+        inner_inputs = [inner_query.select(inner_query.tokens.hidden), inner_query.select(current_block)]
+        if self.habits is not None:
+            habits = self._habits_before(rows, inner_query.position, memory)
+            inner_inputs.append(inner_query.select(habits))
         inner = chunked_log_likelihood(
             partial(self._inner_scores, head),
-            (inner_query.select(inner_query.tokens.hidden), inner_query.select(current_block)),
+            tuple(inner_inputs),
             inner_query.classes(vocabulary.inner_start),
             self.config.loss_chunk_size,
             inner_query.num_slots,
@@ -86,10 +90,34 @@ class TypedHeadsMixin:
         at, exists = self.places.find(block - vocabulary.block_start, input_ids - vocabulary.inner_start)
         return self.places.vector[at] * exists.unsqueeze(-1)
 
-    def _inner_scores(self: Any, lm_head: RangeLinear | Tail, hidden: Tensor, tokens: Tensor) -> Tensor:
+    def _habits_before(self, rows: TokenRows, position: Tensor, memory: Memory) -> Tensor:
+        """Scores of `_habits` for the u tokens that stand before block tokens at some positions (batch, queries)."""
+        request = rows.at((position - 1).clamp(min=0))
+        return self._habits(memory, request.hidden, position, request.segment, request.local_time)
+
+    def _habits(
+        self: Any, memory: Memory, hidden: Tensor, position: Tensor, segment: Tensor, local_time: Tensor
+    ) -> Tensor:
+        """What the categories of the past add to those of candidates, (batch, queries, num_categories + 1).
+
+        Args:
+            hidden, segment, local_time: of u tokens, shape (batch, queries[, hidden_size]).
+            position: from which on the memory is not known, shape (batch, queries).
+        """
+        if not self.config.use_clock:
+            local_time = torch.zeros_like(local_time)
+        vocabulary = self.config.vocabulary
+        at, exists = self.places.find(memory.block - vocabulary.block_start, memory.inner - vocabulary.inner_start)
+        category = torch.where(exists, self.places.category[at], 0).long()
+        visible = memory.before(position, segment)
+        return self.habits(hidden, category, visible, relate_times(memory, local_time, visible))
+
+    def _inner_scores(
+        self: Any, lm_head: RangeLinear | Tail, hidden: Tensor, tokens: Tensor, habits: Tensor | None = None
+    ) -> Tensor:
         """Scores of the inner ids after block tokens (n,); what is no block token scores as one, to be left out."""
         blocks = (tokens - self.config.vocabulary.block_start).clamp(0, self.config.num_blocks - 1)
-        return self.inner_scores(lm_head, self.places, hidden, blocks)
+        return self.inner_scores(lm_head, self.places, hidden, blocks, habits)
 
     def _mix(
         self,
@@ -195,7 +223,7 @@ class TypedHeadsMixin:
                 continue
             slot, filled = typed_slots(is_type, num_slots)
             position = columns[slot]
-            values = log_probs(rows.at(position), position, memory, first, stop).unflatten(0, slot.shape)
+            values = log_probs(rows, position, memory, first, stop).unflatten(0, slot.shape)
             logits[..., first:stop].scatter_(
                 1, slot.unsqueeze(-1).expand_as(values), values.masked_fill(~filled.unsqueeze(-1), NEVER)
             )
@@ -203,7 +231,7 @@ class TypedHeadsMixin:
 
     def _block_log_probs(
         self: Any,
-        tokens: TokenRows,
+        rows: TokenRows,
         position: Tensor,
         memory: Memory,
         first: int,
@@ -211,6 +239,7 @@ class TypedHeadsMixin:
         tile_sums: Tensor | None,
     ) -> Tensor:
         """Log-probabilities of the blocks after u tokens, shape (batch * slots, num_blocks)."""
+        tokens = rows.at(position)
         hidden, user_block = tokens.hidden.flatten(0, 1), tokens.user_block.flatten()
         scores = self.block_scores(self.lm_head, self.places, hidden, user_block, self._ancestors(tile_sums))
         log_probs = functional.log_softmax(scores, dim=-1)
@@ -219,16 +248,18 @@ class TypedHeadsMixin:
             log_probs = mix_into(log_probs, pointer, first)
         return log_probs
 
-    def _inner_log_probs(self: Any, tokens: TokenRows, position: Tensor, memory: Memory, first: int, _: int) -> Tensor:
+    def _inner_log_probs(self: Any, rows: TokenRows, position: Tensor, memory: Memory, first: int, _: int) -> Tensor:
         """Log-probabilities of the inner ids after block tokens, shape (batch * slots, num_inner)."""
-        scores = self._inner_scores(self.lm_head, tokens.hidden.flatten(0, 1), tokens.input_ids.flatten())
+        tokens = rows.at(position)
+        habits = None if self.habits is None else self._habits_before(rows, position, memory).flatten(0, 1)
+        scores = self._inner_scores(self.lm_head, tokens.hidden.flatten(0, 1), tokens.input_ids.flatten(), habits)
         log_probs = functional.log_softmax(scores, dim=-1)
         if self.config.return_explore:
             pointer = self._point_from(self.inner_pointer, tokens, position, memory, memory.inner, tokens.input_ids)
             log_probs = mix_into(log_probs, pointer, first)
         return log_probs
 
-    def _range_log_probs(self: Any, tokens: TokenRows, _: Tensor, __: Memory, first: int, stop: int) -> Tensor:
+    def _range_log_probs(self: Any, rows: TokenRows, position: Tensor, _: Memory, first: int, stop: int) -> Tensor:
         """Log-probabilities of a range of tokens by the token head alone, shape (batch * slots, stop - first)."""
-        scores = self.lm_head(tokens.hidden.flatten(0, 1), first, stop)
+        scores = self.lm_head(rows.at(position).hidden.flatten(0, 1), first, stop)
         return functional.log_softmax(full_precision(scores), dim=-1)

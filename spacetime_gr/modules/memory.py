@@ -11,7 +11,8 @@ from spacetime_gr.vocabulary import TOKENS_PER_ACTION, UNK
 
 NUM_ELAPSED, NUM_HOUR, NUM_DAY, NUM_RECENCY, NUM_DISTANCE, NUM_STEP = 24, 26, 5, 24, 24, 4
 NUM_CLOCK = NUM_DAY * NUM_HOUR
-NUM_RELATIONS = NUM_ELAPSED + NUM_CLOCK + NUM_RECENCY + NUM_DISTANCE + NUM_STEP
+NUM_TIME_RELATIONS = NUM_ELAPSED + NUM_CLOCK + NUM_RECENCY
+NUM_RELATIONS = NUM_TIME_RELATIONS + NUM_DISTANCE + NUM_STEP
 _DAY = 86_400
 _HALF_HOUR = 1_800
 
@@ -32,7 +33,10 @@ def typed_slots(is_type: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Memory:
-    """Whole past actions of a batch of rows: what a pointer can point to. All of shape (batch, num_slots[, width])."""
+    """Whole past actions of a batch of rows: what a pointer can point to. All of shape (batch, num_slots[, width]).
+
+    `first`: whether the person had not been at that place before, as far as the row tells.
+    """
 
     hidden: Tensor
     block: Tensor
@@ -41,6 +45,7 @@ class Memory:
     segment: Tensor
     position: Tensor
     filled: Tensor
+    first: Tensor
 
     @classmethod
     def collect(
@@ -57,21 +62,31 @@ class Memory:
             return values.gather(1, (position - back).clamp(min=0))
 
         width = hidden.shape[-1]
-        block = pick(input_ids, 2)
+        block, inner, sequence = pick(input_ids, 2), pick(input_ids, 1), pick(segment, 0)
+        filled = filled & (position >= TOKENS_PER_ACTION - 1) & (block != UNK)
         return cls(
             hidden=hidden.gather(1, position.unsqueeze(-1).expand(-1, -1, width)),
             block=block,
-            inner=pick(input_ids, 1),
+            inner=inner,
             local_time=pick(local_time, 0),
-            segment=pick(segment, 0),
+            segment=sequence,
             position=position,
-            filled=filled & (position >= TOKENS_PER_ACTION - 1) & (block != UNK),
+            filled=filled,
+            first=~_repeated(filled, block, inner, sequence),
         )
 
     def before(self, position: Tensor, segment: Tensor) -> Tensor:
         """Which memories each query may see: earlier ones of the same sequence; shape (batch, queries, num_slots)."""
         earlier = self.position.unsqueeze(1) < position.unsqueeze(2)
         return earlier & (self.segment.unsqueeze(1) == segment.unsqueeze(2)) & self.filled.unsqueeze(1)
+
+
+def _repeated(filled: Tensor, *values: Tensor) -> Tensor:
+    """Which slots say in all `values` what an earlier, filled one says; shape (batch, slots)."""
+    same = filled.unsqueeze(1)
+    for value in values:
+        same = same & (value.unsqueeze(1) == value.unsqueeze(2))
+    return same.tril(-1).any(-1)
 
 
 class Relations(NamedTuple):
@@ -96,6 +111,29 @@ class Relations(NamedTuple):
     step: Tensor
 
 
+class TimeRelations(NamedTuple):
+    """The relations of time alone, of `Relations`: positions in a table of `NUM_TIME_RELATIONS` biases."""
+
+    elapsed: Tensor
+    clock: Tensor
+    recency: Tensor
+
+
+def relate_times(memory: Memory, local_time: Tensor, visible: Tensor) -> TimeRelations:
+    """Relations of queries to memories in time; arguments as of `relate`."""
+    start_clock = NUM_ELAPSED
+    start_recency = start_clock + NUM_CLOCK
+    query_time, key_time = local_time.unsqueeze(2), memory.local_time.unsqueeze(1)
+    unknown = (query_time == 0) | (key_time == 0)
+    hours = (query_time - key_time).clamp(min=0).float() / 3600.0
+    elapsed = 1 + (2.0 * torch.log2(1.0 + hours)).long().clamp(max=NUM_ELAPSED - 2)
+    return TimeRelations(
+        elapsed.masked_fill(unknown, 0),
+        start_clock + _clock(query_time, key_time).masked_fill(unknown, 0),
+        start_recency + _recency(visible),
+    )
+
+
 def relate(memory: Memory, local_time: Tensor, distance_km: Tensor, visible: Tensor) -> Relations:
     """Relations of queries to memories.
 
@@ -105,19 +143,11 @@ def relate(memory: Memory, local_time: Tensor, distance_km: Tensor, visible: Ten
         distance_km: NaN unknown, shape (batch, queries, slots).
         visible: from `Memory.before`, shape (batch, queries, slots).
     """
-    start_clock = NUM_ELAPSED
-    start_recency = start_clock + NUM_CLOCK
-    start_distance = start_recency + NUM_RECENCY
+    start_distance = NUM_TIME_RELATIONS
     start_step = start_distance + NUM_DISTANCE
-    query_time, key_time = local_time.unsqueeze(2), memory.local_time.unsqueeze(1)
-    unknown = (query_time == 0) | (key_time == 0)
-    hours = (query_time - key_time).clamp(min=0).float() / 3600.0
-    elapsed = 1 + (2.0 * torch.log2(1.0 + hours)).long().clamp(max=NUM_ELAPSED - 2)
     near = 1 + (2.0 * torch.log2(1.0 + 4.0 * distance_km.nan_to_num(0.0))).long().clamp(max=NUM_DISTANCE - 2)
     return Relations(
-        elapsed.masked_fill(unknown, 0),
-        start_clock + _clock(query_time, key_time).masked_fill(unknown, 0),
-        start_recency + _recency(visible),
+        *relate_times(memory, local_time, visible),
         start_distance + near.masked_fill(distance_km.isnan(), 0),
         start_step + _step(memory, visible),
     )

@@ -13,7 +13,8 @@ from spacetime_gr.index import POIIndex
 from spacetime_gr.index.geometry import EARTH_RADIUS_KM, haversine_km
 from spacetime_gr.vocabulary import CELL_BITS, FINE_CELL_BITS
 
-NUM_POPULARITY_BUCKETS = 64  # of visitors, three to the octave: up to two million
+NUM_POPULARITY_BUCKETS, POPULARITY_PER_OCTAVE = 64, 3  # of visitors: up to two million
+NUM_LOYALTY_BUCKETS, LOYALTY_PER_OCTAVE = 32, 4  # of visits per visitor: a home has many; up to 215
 _COPIED_AT_ONCE = 1 << 18  # vectors of places, so that a file is read in bounded memory
 _SHORTEST_KM, _LONGEST_KM = 0.5, 1000.0  # wavelengths of the spatial features; the longest is cut to the map's extent
 
@@ -39,6 +40,7 @@ class PlaceTable(nn.Module):
     category: Tensor
     fine_cell: Tensor
     popularity: Tensor
+    loyalty: Tensor
     vector: Tensor | None
 
     def __init__(self, config: SpacetimeGRConfig) -> None:
@@ -53,6 +55,7 @@ class PlaceTable(nn.Module):
         self.register_buffer("category", torch.zeros(config.num_pois, dtype=torch.int32))
         self.register_buffer("fine_cell", torch.zeros(config.num_pois, dtype=torch.int16))
         self.register_buffer("popularity", torch.zeros(config.num_pois, dtype=torch.uint8))
+        self.register_buffer("loyalty", torch.zeros(config.num_pois, dtype=torch.uint8))
         size = config.poi_embedding_size
         self.register_buffer("vector", torch.zeros(config.num_pois, size, dtype=torch.float16) if size else None)
 
@@ -96,7 +99,9 @@ class PlaceTable(nn.Module):
         sizes[: index.num_blocks] = index.block_sizes
         centers = np.zeros((index.block_capacity, 2), np.float32)
         centers[: index.num_blocks] = index.block_centers
-        popularity = np.minimum(np.floor(3.0 * np.log2(index.visitors(rows) + 1.0)), NUM_POPULARITY_BUCKETS - 1)
+        visits, visitors = index.visits(rows), index.visitors(rows)
+        popularity = _log_buckets(visitors + 1, POPULARITY_PER_OCTAVE, NUM_POPULARITY_BUCKETS)
+        loyalty = _log_buckets((visits + 1) / (visitors + 1), LOYALTY_PER_OCTAVE, NUM_LOYALTY_BUCKETS)
         for buffer, values in (
             (self.block_starts, np.cumsum(sizes) - sizes),
             (self.block_sizes, sizes),
@@ -105,6 +110,7 @@ class PlaceTable(nn.Module):
             (self.category, index.categories(rows) + 1),
             (self.fine_cell, index.positions(rows, FINE_CELL_BITS) + 1),
             (self.popularity, popularity),
+            (self.loyalty, loyalty),
         ):
             buffer.copy_(torch.from_numpy(values))
         if self.vector is not None and embeddings is not None:
@@ -215,6 +221,11 @@ class PlaceTable(nn.Module):
         wavelength = _SHORTEST_KM * (self.longest_km.double() / _SHORTEST_KM) ** scale
         phase = points @ (directions * (2.0 * math.pi / wavelength).unsqueeze(-1)).T
         return torch.cat([phase.cos(), phase.sin()], dim=-1)
+
+
+def _log_buckets(values: NDArray[np.number], per_octave: int, num_buckets: int) -> NDArray[np.uint8]:
+    """Buckets of numbers from 1 on a logarithmic scale; the last one takes all that is larger."""
+    return np.minimum(np.floor(per_octave * np.log2(values)), num_buckets - 1).astype(np.uint8)
 
 
 def _longest_wavelength_km(index: POIIndex) -> float:

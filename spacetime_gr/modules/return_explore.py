@@ -28,7 +28,8 @@ from spacetime_gr.modules.zero_start import ZeroLinear
 
 NUM_SHARES = 4
 EVERYTHING, RECENCY, CLOCK, STEP = range(NUM_SHARES)
-NUM_SIGNS = 4  # what the gate sees of the pointer
+NOVELTY_LIVES = (math.inf, 30.0, 8.0)  # actions in which what an action tells of the taste for new places halves
+NUM_SIGNS = 4 + len(NOVELTY_LIVES)  # what the gate sees
 MIN_SHARE = 1e-5  # added to each share: no single way rules a place out
 
 
@@ -87,7 +88,7 @@ class ReturnExplore(nn.Module):
 
         anything = visible.any(-1)
         shift = explore_odds.log() if isinstance(explore_odds, Tensor) else math.log(explore_odds)
-        signs = self._signs(log_weights, log_visits, log_shares[:, CLOCK], visible)
+        signs = self._signs(log_weights, log_visits, log_shares[:, CLOCK], memory.first, visible)
         odds = full_precision((self.gate(hidden) + self.gate_signs(signs.to(hidden.dtype))).squeeze(-1)) + shift
         log_explore = torch.where(anything, functional.logsigmoid(odds), 0.0)
         log_return = torch.where(anything, functional.logsigmoid(-odds), NEVER)
@@ -103,18 +104,33 @@ class ReturnExplore(nn.Module):
         return full_precision(torch.stack([views[view] for view in range(NUM_SHARES)], dim=1))
 
     @staticmethod
-    def _signs(log_weights: Tensor, log_visits: Tensor, log_hour: Tensor, visible: Tensor) -> Tensor:
-        """What the gate sees of the pointer, shape (batch, queries, NUM_SIGNS).
+    def _signs(log_weights: Tensor, log_visits: Tensor, log_hour: Tensor, first: Tensor, visible: Tensor) -> Tensor:
+        """What the gate sees of the pointer and of the past, shape (batch, queries, NUM_SIGNS).
 
         Log probability of the likeliest place, log of the largest share by the clock, log (1 + visits), entropy over
-        the places in nats.
+        the places in nats; and the share of first visits among the visits, lately and before.
         """
         floor = math.log(MIN_SHARE)
         log_place = log_weights + log_visits
         entropy = -(log_weights.exp() * log_place).sum(-1)
         likeliest = log_place.amax(-1).clamp(min=floor)
         at_this_hour = log_hour.masked_fill(~visible, floor).amax(-1)
-        return torch.stack([likeliest, at_this_hour, visible.sum(-1).to(entropy.dtype).log1p(), entropy], dim=-1)
+        seen = visible.to(entropy.dtype)
+        novelty = [_share_of_first(seen, first, life) for life in NOVELTY_LIVES]
+        return torch.stack([likeliest, at_this_hour, seen.sum(-1).log1p(), entropy, *novelty], dim=-1)
+
+
+def _share_of_first(seen: Tensor, first: Tensor, life: float) -> Tensor:
+    """Share of first visits among those that each query sees, shape (batch, queries); 0 where it sees none.
+
+    Args:
+        seen: 1 for the visits that a query sees, shape (batch, queries, slots).
+        first: shape (batch, slots).
+        life: a visit so many visits ago counts half as much as one just now.
+    """
+    ago = seen.flip(-1).cumsum(-1).flip(-1)
+    weight = seen * torch.exp2(-ago / life)
+    return (weight * first.unsqueeze(1)).sum(-1) / weight.sum(-1).clamp(min=MIN_SHARE)
 
 
 def pointed_log_mass(log_weights: Tensor, matches: Tensor) -> Tensor:

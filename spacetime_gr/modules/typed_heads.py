@@ -1,5 +1,6 @@
 """Softmax over the range of the token type that comes next, and the chunked loss over supervised positions."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
-from spacetime_gr.modules.places import NUM_POPULARITY_BUCKETS, PlaceTable, coarse_cells
+from spacetime_gr.modules.places import (
+    NUM_LOYALTY_BUCKETS,
+    NUM_POPULARITY_BUCKETS,
+    POPULARITY_PER_OCTAVE,
+    PlaceTable,
+    coarse_cells,
+)
 from spacetime_gr.modules.range_likelihood import NEVER, RangeTargets, full_precision, range_log_likelihood
 from spacetime_gr.modules.zero_start import ZeroLinear
 from spacetime_gr.vocabulary import CELL_BITS, FINE_CELL_BITS
@@ -112,7 +119,10 @@ class BlockScores(nn.Module):
 
 
 class InnerScores(nn.Module):
-    """Unnormalised scores of the inner ids of one block each; ids that the block does not have get `NEVER`."""
+    """Unnormalised scores of the inner ids of one block each; ids that the block does not have get `NEVER`.
+
+    Fused, they start from the log of the candidates' visitors: a softmax of that is what popularity alone says.
+    """
 
     def __init__(self, config: SpacetimeGRConfig) -> None:
         super().__init__()
@@ -122,24 +132,35 @@ class InnerScores(nn.Module):
             width = config.hidden_size
             self.category = nn.Linear(width, config.num_categories + 1) if config.use_category else None
             self.cell = nn.Linear(width, (1 << CELL_BITS) + 1) if config.use_position else None
-            self.popularity = nn.Linear(width, NUM_POPULARITY_BUCKETS)
+            self.prior = ZeroLinear(width, 1)
+            self.popularity = ZeroLinear(width, NUM_POPULARITY_BUCKETS)
+            self.loyalty = ZeroLinear(width, NUM_LOYALTY_BUCKETS)
             self.fine_cell = ZeroLinear(width, (1 << FINE_CELL_BITS) + 1) if config.use_fine_position else None
             self.poi = ZeroLinear(width, config.poi_embedding_size, bias=False) if config.poi_embedding_size else None
 
-    def forward(self, lm_head: RangeLinear | Tail, places: PlaceTable, hidden: Tensor, blocks: Tensor) -> Tensor:
+    def forward(
+        self,
+        lm_head: RangeLinear | Tail,
+        places: PlaceTable,
+        hidden: Tensor,
+        blocks: Tensor,
+        habits: Tensor | None = None,
+    ) -> Tensor:
         """Scores of shape (n, num_inner), at least float32.
 
         Args:
             hidden: states at block tokens, shape (n, hidden_size).
             blocks: their block ids from 0, shape (n,).
+            habits: scores to add by category, from `Habits`, shape (n, num_categories + 1).
         """
         start = self.vocabulary.inner_start
         scores = lm_head(hidden, start, start + self.vocabulary.num_inner)
         positions, exists = places.candidates(blocks)
         if self.fused:
-            # What a candidate is enters as a score per category, cell and popularity, gathered for each candidate.
+            # What a candidate is enters as a score per category, cell, ..., gathered for each candidate.
             if self.category is not None:
-                scores = scores + self.category(hidden).gather(-1, places.category[positions].long())
+                by_category = self.category(hidden) if habits is None else self.category(hidden) + habits
+                scores = scores + by_category.gather(-1, places.category[positions].long())
             fine_cells = places.fine_cell[positions].long()
             if self.cell is not None:
                 scores = scores + self.cell(hidden).gather(-1, coarse_cells(fine_cells))
@@ -147,7 +168,11 @@ class InnerScores(nn.Module):
                 scores = scores + self.fine_cell(hidden).gather(-1, fine_cells)
             if self.poi is not None and places.vector is not None:
                 scores = scores + gathered_products(self.poi(hidden), places.vector, positions)
-            scores = scores + self.popularity(hidden).gather(-1, places.popularity[positions].long())
+            popularity = places.popularity[positions]
+            log_visitors = popularity.to(hidden.dtype) * (math.log(2.0) / POPULARITY_PER_OCTAVE)
+            scores = scores + (1.0 + self.prior(hidden)) * log_visitors
+            scores = scores + self.popularity(hidden).gather(-1, popularity.long())
+            scores = scores + self.loyalty(hidden).gather(-1, places.loyalty[positions].long())
         return full_precision(scores).masked_fill(~exists, NEVER)
 
 

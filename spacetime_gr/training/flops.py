@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
-from spacetime_gr.modules.memory import NUM_RELATIONS
-from spacetime_gr.modules.places import NUM_POPULARITY_BUCKETS
+from spacetime_gr.modules.memory import NUM_RELATIONS, NUM_TIME_RELATIONS
+from spacetime_gr.modules.places import NUM_LOYALTY_BUCKETS, NUM_POPULARITY_BUCKETS
 from spacetime_gr.modules.return_explore import NUM_SHARES, NUM_SIGNS
 from spacetime_gr.training.distributed import full_numel
 from spacetime_gr.vocabulary import CELL_BITS, FINE_CELL_BITS, TOKENS_PER_ACTION
@@ -229,6 +229,7 @@ def _products(config: SpacetimeGRConfig, sizes: _Sizes) -> dict[str, Work]:
         "inner head": both(inner_rows * width * (inner + _fused_outputs(config))),
         "place vectors": one(0.0),
         "action head": both(action_rows * width * config.num_actions),
+        "habits": both(sizes.queries[1] * width * (NUM_TIME_RELATIONS + 1) * config.has_habits),
         "pointers": both(0.0),
         "sums by place": both(0.0),
     }
@@ -247,7 +248,7 @@ def _fused_outputs(config: SpacetimeGRConfig) -> int:
     """Outputs of the small linear heads beside the inner ids; see `InnerScores`."""
     if config.inner_head != "fused":
         return 0
-    outputs = NUM_POPULARITY_BUCKETS + config.poi_embedding_size
+    outputs = 1 + NUM_POPULARITY_BUCKETS + NUM_LOYALTY_BUCKETS + config.poi_embedding_size
     outputs += (config.num_categories + 1) * config.use_category
     outputs += ((1 << CELL_BITS) + 1) * config.use_position
     return outputs + ((1 << FINE_CELL_BITS) + 1) * config.use_fine_position

@@ -18,15 +18,14 @@ def make_pois(seed: int = 0, num_pois: int = NUM_POIS) -> pa.Table:
     rng = np.random.default_rng(seed)
     center = rng.integers(0, 2, num_pois)
     categories = np.array(["bar", "museum", "park", None], dtype=object)[rng.integers(0, 4, num_pois)]
-    return pa.table(
-        {
-            "poi_id": [f"p{i:04d}" for i in rng.permutation(num_pois)],
-            "latitude": 40.7 + 0.54 * center + rng.normal(0, 0.02, num_pois),
-            "longitude": -74.0 + rng.normal(0, 0.02, num_pois),
-            "category": pa.array(categories.tolist(), pa.string()),
-            "train_visits": rng.zipf(1.5, num_pois).clip(max=1000),
-        }
-    )
+    places = {
+        "poi_id": [f"p{i:04d}" for i in rng.permutation(num_pois)],
+        "latitude": 40.7 + 0.54 * center + rng.normal(0, 0.02, num_pois),
+        "longitude": -74.0 + rng.normal(0, 0.02, num_pois),
+        "category": pa.array(categories.tolist(), pa.string()),
+        "train_visits": rng.zipf(1.5, num_pois).clip(max=1000),
+    }
+    return pa.table(places | {"train_visitors": (places["train_visits"] + 1) // 2})
 
 
 def make_histories(seed: int, lengths: list[int], num_pois: int = NUM_POIS) -> list[dict[str, Any]]:

@@ -321,7 +321,7 @@ def test_lora(model: SpacetimeGRForCausalLM, labelled: dict[str, Tensor], tmp_pa
     """Adapters alone learn, are saved alone, and change what the model says and generates."""
     base = {name: values.clone() for name, values in model.state_dict().items()}
     tuned = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
-    optimizer = torch.optim.SGD([p for p in tuned.parameters() if p.requires_grad], lr=0.5)
+    optimizer = torch.optim.SGD([p for p in tuned.parameters() if p.requires_grad], lr=0.1)
     losses = []
     for _ in range(4):
         loss = tuned(**labelled).loss

@@ -161,12 +161,13 @@ def test_one_prefill_and_candidates_in_bounded_steps(
 def test_ties_fall_by_block_then_inner_id(
     tokenizer: SpacetimeGRTokenizer, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any weights all blocks are equal, and all places of a block."""
+    """Without any weights, popularity's too, all blocks are equal, and all places of a block."""
     monkeypatch.setattr(recommending, "CANDIDATE_CHUNK", chunk)
     model = make_model(tokenizer, return_explore=False)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
+        model.inner_scores.prior.bias.fill_(-1.0)
     index = tokenizer.index
     for beams in (3, 1000):
         places = model.recommend(tokenizer, make_histories(34, LENGTHS), when=WHEN, k=12, num_beams=beams)

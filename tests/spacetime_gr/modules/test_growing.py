@@ -249,7 +249,7 @@ def test_another_index_is_refused_and_changes_nothing(
 ) -> None:
     model = make_model(tokenizer)
     state = {name: values.clone() for name, values in model.state_dict().items()}
-    shuffled = make_pois().set_column(4, "train_visits", pa.array(np.random.default_rng(1).permutation(120)))
+    shuffled = make_pois().set_column(4, "train_visits", pa.array(1000 + np.random.default_rng(1).permutation(120)))
     other = POIIndex.build(shuffled, max_pois_per_block=8, spare_blocks=0.5)
     for wrong, message in (
         (SpacetimeGRTokenizer(tokenizer.index, ["click"]), "keeps its sizes"),

@@ -1,8 +1,10 @@
 """The pointer's relations and memory against values worked out by hand."""
 
+import numpy as np
 import pytest
 import torch
 
+from spacetime_gr import SpacetimeGRTokenizer
 from spacetime_gr.index.geometry import haversine_km
 from spacetime_gr.modules.memory import (
     NUM_CLOCK,
@@ -17,7 +19,9 @@ from spacetime_gr.modules.memory import (
     relate,
     typed_slots,
 )
-from tests.spacetime_gr.test_modeling_spacetime_gr import make_model
+from spacetime_gr.modules.token_rows import TokenRows, segments
+from tests.spacetime_gr.conftest import make_histories
+from tests.spacetime_gr.test_modeling_spacetime_gr import make_model, pack
 
 HOUR, DAY = 3600, 86_400
 MONDAY = 1_353_888_000  # 26 November 2012, 00:00
@@ -28,7 +32,8 @@ def memory_at(times: list[int]) -> Memory:
     time = torch.tensor([times])
     slots = torch.arange(len(times)).unsqueeze(0)
     filled = torch.ones_like(slots, dtype=torch.bool)
-    return Memory(torch.zeros(1, len(times), 4), slots, slots, time, torch.ones_like(slots), 4 * slots + 3, filled)
+    ones = torch.ones_like(slots)
+    return Memory(torch.zeros(1, len(times), 4), slots, slots, time, ones, 4 * slots + 3, filled, filled)
 
 
 def related(query_time: int, times: list[int], km: float = float("nan")) -> dict[str, list[int]]:
@@ -110,3 +115,18 @@ def test_typed_slots_and_visibility() -> None:
     memory.segment[0, 0] = 7  # another person in the same row
     visible = memory.before(torch.tensor([[8, 3]]), torch.ones(1, 2, dtype=torch.long))
     assert visible[0].tolist() == [[False, True, False], [False, False, False]]
+
+
+def test_first_visits(tokenizer: SpacetimeGRTokenizer) -> None:
+    """An action is the first at its place unless the same person's row says so earlier; unknown places do not count."""
+    histories = [
+        {**history, "poi_row": np.array(rows)}
+        for history, rows in zip(make_histories(0, [6, 2]), ([3, 4, 3, -1, -1, 5], [3, 3]), strict=True)
+    ]
+    batch = pack([dict(tokenizer([history], return_tensors="pt")) for history in histories])
+    segment = segments(batch["position_ids"])
+    tokens = TokenRows(
+        batch["input_ids"], torch.zeros(*segment.shape, 2), segment, batch["local_time"], batch["user_block"]
+    )
+    memory = tokens.memory(make_model(tokenizer).config)
+    assert memory.first[memory.filled].tolist() == [True, True, False, True, True, False]

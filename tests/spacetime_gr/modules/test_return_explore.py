@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.modules.memory import NUM_RELATIONS, Memory, Relations
-from spacetime_gr.modules.return_explore import MIN_SHARE, NUM_SHARES, ReturnExplore, pointed_log_mass
+from spacetime_gr.modules.return_explore import MIN_SHARE, NOVELTY_LIVES, NUM_SHARES, ReturnExplore, pointed_log_mass
 
 BATCH, QUERIES, SLOTS, WIDTH = 2, 3, 9, 8
 
@@ -29,7 +29,8 @@ def pointer_case() -> tuple[ReturnExplore, dict]:
 
     slots = torch.arange(SLOTS).expand(BATCH, SLOTS)
     filled = torch.ones_like(slots, dtype=torch.bool)
-    memory = Memory(numbers(BATCH, SLOTS, WIDTH), slots, slots, slots, slots, slots, filled)
+    first = torch.rand(BATCH, SLOTS, generator=generator) < 0.5
+    memory = Memory(numbers(BATCH, SLOTS, WIDTH), slots, slots, slots, slots, slots, filled, first)
     visible = torch.rand(BATCH, QUERIES, SLOTS, generator=generator) < 0.7
     visible[0, -1] = False
     kinds = [torch.randint(NUM_RELATIONS, (BATCH, QUERIES, SLOTS), generator=generator) for _ in Relations._fields]
@@ -65,6 +66,11 @@ def by_hand(head: ReturnExplore, case: dict, row: int, query: int) -> tuple[dict
     probability = torch.tensor(scores, dtype=torch.float64).softmax(0)
     entropy = -float((probability * probability.log()).sum())
     signs = [math.log(probability.max()), math.log(max(clock_shares) + MIN_SHARE), math.log1p(len(seen)), entropy]
+    first = case["memory"].first[row].tolist()
+    for life in NOVELTY_LIVES:
+        weights = [0.5 ** ((len(seen) - number) / life) for number in range(len(seen))]  # the last one is 1 ago
+        new = sum(weight for weight, slot in zip(weights, seen, strict=True) if first[slot])
+        signs.append(new / sum(weights))
     odds = head.gate(hidden) + head.gate_signs(torch.tensor(signs, dtype=torch.float64))
     return dict(zip(places, probability.tolist(), strict=True)), float(odds)
 

@@ -85,8 +85,8 @@ def test_dry_run_counts_the_place_tables(file: Path, capsys: pytest.CaptureFixtu
     assert main(["--config", str(file), "--dry-run", "data.path=absent", *sizes]) == 0
     gigabytes = {line[:24].strip(): float(line.split()[-2]) for line in capsys.readouterr().out.splitlines()
                  if line.endswith(" GB")}  # fmt: skip
-    # A vector in float16, category, fine position and popularity of each place; the blocks' tables are small here.
-    assert gigabytes["place tables"] == pytest.approx(10_000_000 * (64 * 2 + 4 + 2 + 1) / 1e9, abs=0.01)
+    # A vector in float16, category, fine position, popularity, loyalty of each place; the blocks' tables are small.
+    assert gigabytes["place tables"] == pytest.approx(10_000_000 * (64 * 2 + 4 + 2 + 1 + 1) / 1e9, abs=0.01)
     assert gigabytes["total"] == pytest.approx(sum(gigabytes.values()) - gigabytes["total"], abs=0.01)
 
 
