@@ -1,6 +1,6 @@
 """How well a place can be told where the person has never been: what counts can do, and what the model does.
 
-    python benchmarks/new_places.py --data FOLDER [--run RUN --context-actions 255] [--protocol public] [--requests 900]
+    python benchmarks/new_places.py --data FOLDER [--run RUN] [--protocol public] [--requests 900]
 
 On the discoveries among the protocol's targets, with every visited place struck from the list: conditional logits on
 growing sets of the cascade's features (`pip install -e ".[cascade]"`), fitted on discoveries of the last 45 % of the
@@ -31,6 +31,7 @@ from spacetime_gr.evaluation.catalogue import Catalogue  # noqa: E402
 from spacetime_gr.evaluation.events import EventLog  # noqa: E402
 from spacetime_gr.evaluation.inner_split import inner_instances, time_at, training_log  # noqa: E402
 from spacetime_gr.evaluation.instances import Instances, build_instances  # noqa: E402
+from spacetime_gr.evaluation.model_files import trained_actions  # noqa: E402
 from spacetime_gr.evaluation.model_scorer import load_scorer  # noqa: E402
 from spacetime_gr.evaluation.protocols import BY_NAME, choose, time_split  # noqa: E402
 
@@ -69,7 +70,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="prepared folder")
     parser.add_argument("--run", type=Path, help="a run, to see what its model does")
-    parser.add_argument("--context-actions", type=int, default=128, help="as for `spacetime-gr evaluate`")
     parser.add_argument("--protocol", default="public", help="public, one_per_user or time_split")
     parser.add_argument("--requests", type=int, default=900, help="discoveries of training to fit on")
     parser.add_argument("--seed", type=int, default=0)
@@ -96,7 +96,7 @@ def main() -> None:
         scores[name] = normalised(pick(check, wanted) @ weights, struck)
         print(row(name, scores[name], test.target_poi))
     if arguments.run:
-        options: dict[str, Any] = {"context_actions": arguments.context_actions, "batch_size": 8, "blind": False}
+        options: dict[str, Any] = {"context_actions": trained_actions(arguments.run), "batch_size": 8, "blind": False}
         scorer = load_scorer(arguments.run, folder, **options)
         model = normalised(torch.from_numpy(scorer(test)[0]).float(), struck)
         print(row("**the model**", model, test.target_poi))

@@ -81,8 +81,13 @@ def evaluate(
         ),
     ] = None,
     context_actions: Annotated[
-        int, typer.Option(help="Last known actions that the model reads.", rich_help_panel=MODEL)
-    ] = 128,
+        int | None,
+        typer.Option(
+            help="Last known actions that the model reads.",
+            show_default="as many as the run's rows hold, or 128",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows in one forward pass.", rich_help_panel=MODEL)] = 8,
     explore_odds: Annotated[
         list[float] | None,
@@ -127,7 +132,7 @@ def evaluate(
     from data_pipelines.prepared import PreparedFolder
     from spacetime_gr.evaluation.cascade.scorer import cascade_files, load_cascade
     from spacetime_gr.evaluation.harness import DISCOVERY_DAYS, DISCOVERY_K, Task, evaluate_folder, fingerprint
-    from spacetime_gr.evaluation.model_files import model_files
+    from spacetime_gr.evaluation.model_files import DEFAULT_ACTIONS, model_files, trained_actions
     from spacetime_gr.evaluation.records import records_path
     from spacetime_gr.evaluation.report import print_report
     from spacetime_gr.evaluation.truth import find_truth
@@ -152,6 +157,8 @@ def evaluate(
         raise ValueError("--reuse needs --json FILE: the file that may hold the answer already")
     if truth is not None and not truth.is_file():
         raise ValueError(f"--truth {truth} does not exist: expected truth.json of a simulated source")
+    if context_actions is None:
+        context_actions = DEFAULT_ACTIONS if run is None else trained_actions(run)
     folder = PreparedFolder(data)
     # As JSON gives it back, so that the two can be compared.
     asked = json.loads(json.dumps(dataclasses.asdict(task))) | {

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spacetime_gr.vocabulary import TOKENS_PER_ACTION
+
 if TYPE_CHECKING:
     from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
+
+
+DEFAULT_ACTIONS = 128
 
 
 def exported_folder(run: Path) -> Path:
@@ -43,6 +48,19 @@ def load_exported(run: Path) -> tuple[SpacetimeGRTokenizer, SpacetimeGRForCausal
     except SafetensorError as error:
         raise ValueError(f"the weights in {folder} are damaged: {error}; copy or export the model again") from error
     return tokenizer, model.eval()
+
+
+def trained_actions(run: Path) -> int:
+    """How many actions the rows held that a run trained on: as many a model knows how to read.
+
+    From RUN/config.yaml; `DEFAULT_ACTIONS` for an exported folder, which does not say.
+    """
+    import yaml
+
+    file = run / "config.yaml"
+    settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    length = settings.get("data", {}).get("row_length")
+    return DEFAULT_ACTIONS if length is None else int(length) // TOKENS_PER_ACTION
 
 
 def model_files(run: Path) -> list[Path]:

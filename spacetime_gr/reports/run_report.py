@@ -15,7 +15,7 @@ from data_pipelines import PreparedFolder
 from spacetime_gr.evaluation.events import EventLog
 from spacetime_gr.evaluation.harness import fingerprint
 from spacetime_gr.evaluation.instances import build_instances
-from spacetime_gr.evaluation.model_files import model_files
+from spacetime_gr.evaluation.model_files import model_files, trained_actions
 from spacetime_gr.evaluation.model_scorer import load_scorer
 from spacetime_gr.evaluation.protocols import BY_NAME, PUBLIC_OF_SOURCE
 from spacetime_gr.reports import cell_map, charts, run_evaluation, run_map, run_tabs
@@ -29,7 +29,6 @@ from spacetime_gr.reports.run_results import CEILING, MODEL, Results, rate
 from spacetime_gr.reports.run_targets import ask_model, choose_examples, kinds_of, of_users
 
 _PER_USER = 6  # targets shown of a person asked for
-_CONTEXT_ACTIONS = 128  # the evaluation's default, where its result does not tell
 _PACKAGES = ("spacetime-gr", "torch", "transformers", "deepspeed", "numpy", "pyarrow")
 _EVALUATE = "spacetime-gr evaluate RUN --data FOLDER --json RUN/eval.json"
 
@@ -209,7 +208,7 @@ def _model_sections(request: Request, folder: PreparedFolder, results: Results |
     scorer = load_scorer(
         request.run,
         folder,
-        context_actions=asked.get("asked", {}).get("context_actions", _CONTEXT_ACTIONS),
+        context_actions=asked.get("asked", {}).get("context_actions") or trained_actions(request.run),
         batch_size=8,
         blind=asked.get("setting") == "blind",
     )
