@@ -15,7 +15,7 @@ Z_95 = 1.959964  # standard normal quantile of 97.5 %
 
 
 def calibration_section(answers: Answers, discovery: NDArray[np.bool_], source: str) -> str:
-    """Two diagrams: of the first place's probability, and of the probability that the person explores.
+    """Two diagrams: of the first place's probability, and of the probability of a place that is new to the person.
 
     Args:
         answers: of n targets.
@@ -32,23 +32,17 @@ def calibration_section(answers: Answers, discovery: NDArray[np.bool_], source: 
             hit,
             "probability of the first place",
             "share of hits at 1",
-        )
+        ),
+        _diagram(
+            "Calibration of new places",
+            "The probability that the model gives to all places together where the person has never been, against the "
+            "share of targets that were such discoveries.",
+            answers.new,
+            discovery,
+            "probability of a new place",
+            "share of discoveries",
+        ),
     ]
-    if np.isnan(answers.explore).all():
-        panels.append(section("Calibration of the gate", "Not measured: the model has no return-explore head.", ""))
-    else:
-        panels.append(
-            _diagram(
-                "Calibration of the gate",
-                "The probability g that the person explores, as the return-explore head gives it, against the share "
-                "of targets that were discoveries. The softmax behind g can give known places mass too, so g may lie "
-                "above the share without being wrong.",
-                answers.explore,
-                discovery,
-                "probability of exploring",
-                "share of discoveries",
-            )
-        )
     return side_by_side(*panels)
 
 

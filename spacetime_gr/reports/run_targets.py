@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from spacetime_gr.evaluation.instances import Instances
 from spacetime_gr.evaluation.model_scorer import ModelScorer, history_columns
 from spacetime_gr.generation.filters import Filters
-from spacetime_gr.generation.recommend import SharedHistory, best_places, choose_blocks, split_requests
+from spacetime_gr.generation.recommend import (
+    CANDIDATE_CHUNK,
+    SharedHistory,
+    best_places,
+    choose_blocks,
+    split_requests,
+)
+from spacetime_gr.index import POIIndex
 
 LIST_LENGTH = 10
 NUM_BEAMS = 50  # as recommend opens unless told otherwise
@@ -28,7 +35,8 @@ class Answers:
 
     rows, probs: the list, POI rows (-1 where it is shorter) and probabilities, best first, (n, 10). rank: of the
     target in the list from 1, 0 where it is not there. target_prob: (n,). explore: (n,) probability that the person
-    explores, NaN without the return-explore head. coverage: (n,) share of the blocks' mass that was looked into.
+    explores, NaN without the return-explore head. new: (n,) probability of all places together where the person has not
+    been. coverage: (n,) share of the blocks' mass that was looked into.
     blocks: (n, num_blocks) probabilities where they were asked for, else (n, 0).
     """
 
@@ -37,6 +45,7 @@ class Answers:
     rank: NDArray[np.int64]
     target_prob: NDArray[np.float64]
     explore: NDArray[np.float64]
+    new: NDArray[np.float64]
     coverage: NDArray[np.float64]
     blocks: NDArray[np.float32]
 
@@ -103,9 +112,31 @@ def _ask(scorer: ModelScorer, instances: Instances, explore_odds: float, keep_bl
         rank=np.where(found.any(axis=1), found.argmax(axis=1) + 1, 0),
         target_prob=np.exp(of_target[np.arange(len(instances)), inner]),
         explore=explore,
+        new=_probability_of_new(prefix, instances, index),
         coverage=coverage.double().cpu().numpy(),
         blocks=_probs(block_log_probs if keep_blocks else block_log_probs[:, :0]).astype(np.float32),
     )
+
+
+def _probability_of_new(prefix: SharedHistory, instances: Instances, index: POIIndex) -> NDArray[np.float64]:
+    """Probability of the places where the persons have not been, (n,): what the visited ones leave."""
+    row, poi = instances.visited()
+    row, poi = row[poi >= 0], poi[poi >= 0]
+    block, inner = (values.astype(np.int64) for values in index.encode(poi, rows=True))
+    # Each person's blocks beside each other; `at` is where the block of a visited place stands among them.
+    pairs, at = np.unique(row * index.num_blocks + block, return_inverse=True)
+    owner, start = pairs // index.num_blocks, np.searchsorted(pairs // index.num_blocks, np.arange(len(instances)))
+    column = np.arange(len(pairs)) - start[owner]
+    blocks = np.zeros((len(instances), max(1, int(column.max(initial=0)) + 1)), np.int64)
+    blocks[owner, column] = pairs % index.num_blocks
+    known = np.zeros(len(instances))
+    chunks = torch.from_numpy(blocks).to(prefix.after.device).split(CANDIDATE_CHUNK, 1)
+    for number, chunk in enumerate(chunks):
+        probs = _probs(prefix.place_log_probs(chunk.unsqueeze(1))[:, 0])
+        place = column[at] - number * CANDIDATE_CHUNK
+        here = (place >= 0) & (place < chunk.shape[1])
+        np.add.at(known, row[here], probs[row[here], place[here], inner[here]])
+    return np.clip(1.0 - known, 0.0, 1.0)
 
 
 def _probs(log_probs: torch.Tensor) -> NDArray[np.float64]:

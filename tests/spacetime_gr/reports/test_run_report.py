@@ -154,6 +154,10 @@ def test_probabilities_of_blocks_and_of_exploring(scorer: ModelScorer, instances
     known = instances.history_lengths > 0
     assert known.any()
     assert ((answers.explore[known] > 0) & (answers.explore[known] < 1)).all()
+    visited = np.zeros(places.shape, bool)
+    visited[instances.visited()] = True
+    assert visited.any()
+    np.testing.assert_allclose(answers.new, np.where(visited, 0.0, places).sum(axis=1), rtol=1e-3, atol=1e-6)
 
 
 def test_examples_are_of_each_kind_and_of_many_persons(instances: Instances, answers: Answers) -> None:
@@ -213,7 +217,7 @@ def test_the_page_of_a_whole_run(world: Path, whole: str) -> None:
         assert f"<td>{system}</td><td>{metrics['hr@1']:.3f}</td><td>{metrics['hr@5']:.3f}</td>" in whole
     assert "Run: tiny &lt;b&gt;" in whole
     assert whole.count("resumed from the checkpoint of step 2") == 6, "a mark in every curve"
-    assert "Calibration of the gate" in whole
+    assert "Calibration of new places" in whole
     assert "<td>train.seed</td><td>3</td>" in whole
     assert "The discovery knob</h2><p>Not measured" in whole
     assert "Mind</h2>" not in whole
