@@ -1,6 +1,6 @@
 """How well a place can be told where the person has never been: what counts can do, and what the model does.
 
-    python benchmarks/new_places.py --data FOLDER [--run RUN] [--protocol public] [--requests 900]
+    python benchmarks/new_places.py --data FOLDER [--run RUN] [--requests 900]
 
 On the discoveries among the protocol's targets, with every visited place struck from the list: conditional logits on
 growing sets of the cascade's features (`pip install -e ".[cascade]"`), fitted on discoveries of the last 45 % of the
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="prepared folder")
     parser.add_argument("--run", type=Path, help="a run, to see what its model does")
-    parser.add_argument("--protocol", default="public", help="public, one_per_user or time_split")
+    parser.add_argument("--protocol", default="public", help="as for `spacetime-gr evaluate`")
     parser.add_argument("--requests", type=int, default=900, help="discoveries of training to fit on")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

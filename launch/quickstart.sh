@@ -87,9 +87,12 @@ spacetime-gr prepare --source "$data" --format "$format" --out "$out/data" --max
 
 step "pretrain (ZeRO under deepspeed; log: $out/run/metrics.jsonl)"
 accelerators=()
-if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+gpus="$(python -c 'import torch; print(torch.cuda.device_count())')"
+if [ "$gpus" = 0 ]; then
   export DS_ACCELERATOR=cpu
   accelerators=(--num_accelerators 2)
+else # as many as divide the lanes of both configurations
+  accelerators=(--num_accelerators $((gpus >= 4 ? 4 : gpus >= 2 ? 2 : 1)))
 fi
 deepspeed "${accelerators[@]}" "$repository/launch/pretrain.py" --config "$config" \
   run.dir="$out/run" data.path="$out/data" "${overrides[@]}"

@@ -19,7 +19,7 @@ _WHOLE = {
     **dict.fromkeys(("num_key_value_heads", "head_dim", "max_position_embeddings", "pointer_size"), 1),
     **dict.fromkeys(("num_categories", "num_user_buckets", "spatial_features"), 0),
     **dict.fromkeys(("num_ancestors", "poi_embedding_size"), 0),
-    "loss_chunk_size": 1,
+    **dict.fromkeys(("loss_chunk_size", "context_actions"), 1),
 }
 _POSITIVE = ("rope_theta", "rms_norm_eps", "initializer_range")
 _SHARES = ("attention_dropout", "hidden_dropout")
@@ -43,19 +43,20 @@ class SpacetimeGRConfig(PreTrainedConfig):
 
     Side information of u (true or false each; what is off is not read, whatever the rows hold): `use_mode`, `use_hour`
     (local hour of the week), `use_gap` (time since the last action), `use_distance` (from the last place), `use_clock`
-    (the times by which the return-explore head relates a request to past actions), `use_user_block` (where the person
-    stands: in the embedding of u, in the spatial kernel and in the distances of the return-explore head). Of places, in
-    the embedding of the inner token and in the fused inner head: `use_category`, `use_position` (cell of 8 x 8 in the
-    block), `use_fine_position` (of 32 x 32), `poi_embedding_size` (size of a vector given for each place, see
+    (the times by which the return-explore head and habits relate a request to past actions), `use_user_block` (where
+    the person stands: in the embedding of u, in the spatial kernel and in the distances of the return-explore head). Of
+    places, in the embedding of the inner token and in the fused inner head: `use_category`, `use_position` (cell of 8 x
+    8 in the block), `use_fine_position` (of 32 x 32), `poi_embedding_size` (size of a vector given for each place, see
     `load_places`; 0: none). `block_ancestors`: blocks share what is learnt of the map tiles around them.
 
     Method: `num_user_buckets` (hashed users; 0 switches them off), `inner_head` (`fused`: candidates of a block are
-    scored with category, position and popularity as well; `tied`: by the inner id alone), `spatial_features` (width
-    of the spatial kernel between the person's place and candidate blocks; 0 switches it off), `return_explore`
-    (mixture of the softmax with a pointer over the person's own history), `pointer_size`, `use_habits` (candidates
-    are scored with the share of their category in the person's own history as well; only with the fused inner head
-    and `use_category`), `hidden_dropout` (on embeddings and on the last hidden state), `loss_chunk_size`
-    (supervised positions per chunk of the typed loss).
+    scored with category, position, popularity and loyalty as well; `tied`: by the inner id alone), `spatial_features`
+    (width of the spatial kernel between the person's place and candidate blocks; 0 switches it off), `return_explore`
+    (mixture of the softmax with a pointer over the person's own history), `pointer_size`, `use_habits` (candidates are
+    scored with the share of their category in the person's own history as well; only with the fused inner head and
+    `use_category`), `hidden_dropout` (on embeddings and on the last hidden state), `loss_chunk_size` (supervised
+    positions per chunk of the typed loss), `context_actions` (as many known actions as stood before a request in
+    training: what `recommend` and evaluations read unless told otherwise; None: not known).
     """
 
     model_type = "spacetime_gr"
@@ -110,6 +111,7 @@ class SpacetimeGRConfig(PreTrainedConfig):
     pointer_size: int = 64
     hidden_dropout: float = 0.0
     loss_chunk_size: int = 2048
+    context_actions: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill derived sizes and check the options.

@@ -293,7 +293,7 @@ class SpacetimeGRForCausalLM(
             labels: like `input_ids`, -100 where nothing is supervised.
             logits_to_keep: compute logits of the last so many positions only (0: all), or of these columns.
             num_items_in_batch: what the summed loss is divided by; default the supervised tokens of this batch.
-            local_time: local seconds of each token's action, 0 unknown; read by the return-explore head.
+            local_time: local seconds of each token's action, 0 unknown; read by the return-explore head and by habits.
             Others: as `SpacetimeGRModel.forward`.
 
         Raises:

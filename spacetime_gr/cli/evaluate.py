@@ -84,7 +84,7 @@ def evaluate(
         int | None,
         typer.Option(
             help="Last known actions that the model reads.",
-            show_default="as many as the run's rows hold, or 128",
+            show_default="as many as in training",
             rich_help_panel=MODEL,
         ),
     ] = None,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from spacetime_gr.vocabulary import TOKENS_PER_ACTION
 
 if TYPE_CHECKING:
     from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
 
 
-DEFAULT_ACTIONS = 128
+DEFAULT_ACTIONS = 128  # read where a model does not say how many it was trained on
 
 
 def exported_folder(run: Path) -> Path:
@@ -44,23 +43,33 @@ def load_exported(run: Path) -> tuple[SpacetimeGRTokenizer, SpacetimeGRForCausal
     folder = exported_folder(run)
     tokenizer = SpacetimeGRTokenizer.from_pretrained(folder)
     try:
-        model = SpacetimeGRForCausalLM.from_pretrained(folder)
+        model, found = SpacetimeGRForCausalLM.from_pretrained(folder, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"the weights in {folder} are damaged: {error}; copy or export the model again") from error
+    except RuntimeError as error:  # sizes that do not fit
+        raise ValueError(f"the weights in {folder} do not fit this version of the model: {error}") from error
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(
+            f"the weights in {folder} lack {', '.join(missing[:3])} and so on ({len(missing)} in all): they were "
+            "exported by another version of the model; train anew"
+        )
     return tokenizer, model.eval()
 
 
 def trained_actions(run: Path) -> int:
-    """How many actions the rows held that a run trained on: as many a model knows how to read.
+    """How many known actions stood before a request in training: as many a model knows how to read.
 
-    From RUN/config.yaml; `DEFAULT_ACTIONS` for an exported folder, which does not say.
+    `DEFAULT_ACTIONS` where the exported configuration does not say.
+
+    Raises:
+        ValueError: there is no exported model, or its configuration is no JSON.
     """
-    import yaml
-
-    file = run / "config.yaml"
-    settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    length = settings.get("data", {}).get("row_length")
-    return DEFAULT_ACTIONS if length is None else int(length) // TOKENS_PER_ACTION
+    file = exported_folder(run) / "config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")).get("context_actions")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged: {error}; copy or export the model again") from error
+    return DEFAULT_ACTIONS if found is None else int(found)
 
 
 def model_files(run: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spacetime_gr.evaluation.instances import Instances
-from spacetime_gr.evaluation.model_files import load_exported
+from spacetime_gr.evaluation.model_files import DEFAULT_ACTIONS, load_exported
 from spacetime_gr.generation.recommend import split_requests
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ModelScorer:
         model: SpacetimeGRForCausalLM,
         tokenizer: SpacetimeGRTokenizer,
         *,
-        context_actions: int = 128,
+        context_actions: int = DEFAULT_ACTIONS,
         batch_size: int = 8,
         blind: bool = False,
         explore_odds: Sequence[float] = (1.0,),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from spacetime_gr.modeling_spacetime_gr import SpacetimeGRForCausalLM
 
 CANDIDATE_CHUNK = 256  # candidate tokens per row and forward step; bounds the memory
+_MAX_ACTIONS = 512  # read where a model does not say how many it was trained on
 
 
 class RecommendMixin:
@@ -113,7 +114,7 @@ class RecommendMixin:
         exclude_visited: bool = False,
         min_novelty_days: float | None = None,
         explore_odds: float = 1.0,
-        max_actions: int | None = 512,
+        max_actions: int | None = None,
     ) -> list[dict[str, Any]]:
         """The k most probable next places of each history.
 
@@ -139,7 +140,8 @@ class RecommendMixin:
             min_novelty_days: leave out places visited within so many days before the request, as D(k, m) counts them;
                 `exclude_visited` is the case of all time.
             explore_odds: the discovery knob: factor on the odds of exploring against returning (1 = as learnt).
-            max_actions: the last so many actions of each history are read.
+            max_actions: the last so many actions of each history are read; default as many as in training
+                (`config.context_actions`, or 512 where the model does not say).
 
         Returns:
             Per history `{"poi_id": [...], "log_prob": [...], "coverage": float}`: places by falling log-probability,
@@ -155,6 +157,8 @@ class RecommendMixin:
         if k < 1 or num_beams < 1 or not explore_odds > 0:
             raise ValueError(f"k={k}, num_beams={num_beams}, explore_odds={explore_odds}: all must be positive")
         self.places.check(index)
+        if max_actions is None:
+            max_actions = self.config.context_actions or _MAX_ACTIONS
         columns, offsets = tokenizer.columns(histories)
         size = len(offsets) - 1
         points = None if where is None else np.broadcast_to(np.asarray(where, np.float64), (size, 2))

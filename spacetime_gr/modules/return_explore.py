@@ -28,7 +28,7 @@ from spacetime_gr.modules.zero_start import ZeroLinear
 
 NUM_SHARES = 4
 EVERYTHING, RECENCY, CLOCK, STEP = range(NUM_SHARES)
-NOVELTY_LIVES = (math.inf, 30.0, 8.0)  # actions in which what an action tells of the taste for new places halves
+NOVELTY_LIVES = (math.inf, 30.0, 8.0)  # visits after which one counts half in the share of first visits
 NUM_SIGNS = 4 + len(NOVELTY_LIVES)  # what the gate sees
 MIN_SHARE = 1e-5  # added to each share: no single way rules a place out
 
@@ -108,7 +108,8 @@ class ReturnExplore(nn.Module):
         """What the gate sees of the pointer and of the past, shape (batch, queries, NUM_SIGNS).
 
         Log probability of the likeliest place, log of the largest share by the clock, log (1 + visits), entropy over
-        the places in nats; and the share of first visits among the visits, lately and before.
+        the places in nats; and the share of first visits among those that the pointer may point to (for an inner id:
+        those in its block), of all of them and lately.
         """
         floor = math.log(MIN_SHARE)
         log_place = log_weights + log_visits

@@ -169,7 +169,9 @@ class InnerScores(nn.Module):
             if self.poi is not None and places.vector is not None:
                 scores = scores + gathered_products(self.poi(hidden), places.vector, positions)
             popularity = places.popularity[positions]
-            log_visitors = popularity.to(hidden.dtype) * (math.log(2.0) / POPULARITY_PER_OCTAVE)
+            # Half precision would round what is added to numbers as large as these.
+            scores = full_precision(scores)
+            log_visitors = popularity.to(scores.dtype) * (math.log(2.0) / POPULARITY_PER_OCTAVE)
             scores = scores + (1.0 + self.prior(hidden)) * log_visitors
             scores = scores + self.popularity(hidden).gather(-1, popularity.long())
             scores = scores + self.loyalty(hidden).gather(-1, places.loyalty[positions].long())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
-from spacetime_gr.modules.memory import NUM_RELATIONS
+from spacetime_gr.modules.memory import NUM_RELATIONS, NUM_TIME_RELATIONS
 from spacetime_gr.modules.places import NUM_LOYALTY_BUCKETS, NUM_POPULARITY_BUCKETS
 from spacetime_gr.modules.return_explore import NUM_SHARES
 from spacetime_gr.training.flops import decoder_widths
@@ -12,8 +12,9 @@ from spacetime_gr.vocabulary import TOKENS_PER_ACTION
 _INDEX, _FULL, _MASK = 8, 4, 1  # bytes of an int64, a float32, a bool
 # Of a pair of query and memory: five relations as indices, masks, log-softmax and the masses that match; the softmax,
 # the sum by place and its logarithm of each share; what the gate's signs are made of.
-_HABIT = 3 * _INDEX + 2 * _MASK + _FULL  # of a pair: three relations as indices, masks, the softmax
 _POINTER = 5 * _INDEX + 4 * _MASK + (3 + 3 * NUM_SHARES + 4) * _FULL
+# Of such a pair in habits: three relations as indices, masks, the softmax.
+_HABIT = 3 * _INDEX + 2 * _MASK + _FULL
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def activations(config: SpacetimeGRConfig, batch: MicroBatch) -> Activations:
         # The shares of the categories and their logarithms, and the scores of supervised queries.
         by_category = slots * (_FULL + width) + share * width
         heads += slots * batch.slots * _HABIT + by_category * (config.num_categories + 1)
+        heads += slots * width * NUM_TIME_RELATIONS
 
     inner = _inner_bytes(config, batch)
     if slots <= config.loss_chunk_size:
@@ -131,6 +133,6 @@ def _inner_bytes(config: SpacetimeGRConfig, batch: MicroBatch) -> float:
     if config.inner_head == "fused":
         lookups = 2 + config.use_category + config.use_position + config.use_fine_position
         per_candidate += _INDEX * lookups
-        per_candidate += batch.width  # log visitors
+        per_candidate += _FULL  # log visitors
         small = NUM_POPULARITY_BUCKETS + NUM_LOYALTY_BUCKETS + config.num_categories + 1
     return rows * (config.num_inner * per_candidate + small * batch.width)

@@ -1,6 +1,7 @@
 """What the model answers on held-out targets: lists with probabilities, and the probability of exploring.
 
-Only the blocks that `recommend` would open are looked into, so the cost does not grow with the catalogue.
+Only the blocks that `recommend` would open are looked into, and those where the person has been, so the cost does not
+grow with the catalogue.
 """
 
 from __future__ import annotations
@@ -121,7 +122,6 @@ def _ask(scorer: ModelScorer, instances: Instances, explore_odds: float, keep_bl
 def _probability_of_new(prefix: SharedHistory, instances: Instances, index: POIIndex) -> NDArray[np.float64]:
     """Probability of the places where the persons have not been, (n,): what the visited ones leave."""
     row, poi = instances.visited()
-    row, poi = row[poi >= 0], poi[poi >= 0]
     block, inner = (values.astype(np.int64) for values in index.encode(poi, rows=True))
     # Each person's blocks beside each other; `at` is where the block of a visited place stands among them.
     pairs, at = np.unique(row * index.num_blocks + block, return_inverse=True)

@@ -37,18 +37,15 @@ class HeldOutExamples:
 
     columns = ("person", "history", "next at", "next", "rank", "recommended", "log_prob of the first")
 
-    def __init__(
-        self, folder: PreparedFolder, split: str, tokenizer: "SpacetimeGRTokenizer", number: int, max_actions: int
-    ) -> None:
+    def __init__(self, folder: PreparedFolder, split: str, tokenizer: "SpacetimeGRTokenizer", number: int) -> None:
         """
         Args:
             folder: a prepared folder that has the split.
             split: validation or test.
             tokenizer: of the model.
             number: people; fewer if the first units hold fewer.
-            max_actions: the last so many actions of each history are read.
         """
-        self.tokenizer, self.max_actions = tokenizer, max_actions
+        self.tokenizer = tokenizer
         self.people = [person for person, _ in zip(_people(Units(folder, split)), range(number), strict=False)]
 
     def rows(self, model: "SpacetimeGRForCausalLM", k: int = 10) -> list[list[str | int | float]]:
@@ -67,7 +64,6 @@ class HeldOutExamples:
                 when=[person.when for person in self.people],
                 tz_offset_minutes=[person.tz_offset_minutes for person in self.people],
                 k=k,
-                max_actions=self.max_actions,
             )
         finally:
             model.train(training)
@@ -109,8 +105,7 @@ def held_out_examples(config: PretrainConfig, tokenizer: "SpacetimeGRTokenizer")
             "`spacetime-gr recommend` on an export shows them\n"
         )
         return None
-    max_actions = config.data.row_length // tokenizer.tokens_per_action - 1
-    return HeldOutExamples(folders[0], config.eval.split, tokenizer, config.log.num_examples, max_actions)
+    return HeldOutExamples(folders[0], config.eval.split, tokenizer, config.log.num_examples)
 
 
 def _people(units: Units) -> Iterator[Person]:

@@ -11,6 +11,7 @@ from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.distributed import World
 from spacetime_gr.training.engine import resolve_precision, zero3_aware
+from spacetime_gr.vocabulary import TOKENS_PER_ACTION
 
 
 def model_config(config: PretrainConfig, tokenizer: Any | None) -> SpacetimeGRConfig:
@@ -35,7 +36,9 @@ def model_config(config: PretrainConfig, tokenizer: Any | None) -> SpacetimeGRCo
     if tokenizer is None and given.get("block_ancestors") and "num_ancestors" not in given:
         num_blocks = SpacetimeGRConfig(**given | {"block_ancestors": False}).num_blocks
         sizes = {"num_ancestors": max(1, num_blocks - 1)}
-    return SpacetimeGRConfig(**{**given, **sizes})
+    # The last action of a row has all others of it before it.
+    context = {"context_actions": max(1, config.data.row_length // TOKENS_PER_ACTION - 1)}
+    return SpacetimeGRConfig(**{**context, **given, **sizes})
 
 
 def attention_implementation(config: PretrainConfig, sizes: SpacetimeGRConfig, device: torch.device) -> str:
