@@ -258,6 +258,10 @@ class SpacetimeGRForCausalLM(
         if self.model.ancestors is not None:
             self.model.ancestors.load(index)
 
+    def renew_visitors(self, index: POIIndex, visitors: NDArray[np.integer]) -> None:
+        """Let the popularity of places follow counts of people of today; see `PlaceTable.renew_visitors`."""
+        self.places.renew_visitors(index, visitors)
+
     def grow(self, tokenizer: SpacetimeGRTokenizer, embeddings: NDArray[np.floating] | None = None) -> None:
         """Fit the model to its tokenizer's grown index, in place; see `modules.growing.grow`."""
         grow(self, tokenizer, embeddings)

@@ -97,6 +97,14 @@ def evaluate(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    renew_days: Annotated[
+        float | None,
+        typer.Option(
+            help="The model's counts of visitors follow the stream, renewed every so many days.",
+            show_default="those of training",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     cascade: Annotated[
         Path | None,
         typer.Option(help="Folder of `spacetime-gr cascade`: one more baseline.", show_default=False),
@@ -163,6 +171,7 @@ def evaluate(
     # As JSON gives it back, so that the two can be compared.
     asked = json.loads(json.dumps(dataclasses.asdict(task))) | {
         "context_actions": context_actions,
+        "renew_days": renew_days,
         "data": fingerprint([folder.path / "manifest.json"]),
         "model": None if run is None else fingerprint(model_files(run)),
         "truth": None if truth is None else fingerprint([truth]),
@@ -192,6 +201,7 @@ def evaluate(
             batch_size=batch_size,
             blind=setting == "blind",
             explore_odds=task.explore_odds,
+            renew_days=renew_days,
             device=device,
         )
     baselines = {} if cascade is None else {"cascade": load_cascade(cascade, folder, setting)}

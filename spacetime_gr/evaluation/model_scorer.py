@@ -10,6 +10,7 @@ import numpy as np
 
 from spacetime_gr.evaluation.instances import Instances
 from spacetime_gr.evaluation.model_files import DEFAULT_ACTIONS, load_exported
+from spacetime_gr.evaluation.visitors import StreamVisitors
 from spacetime_gr.generation.recommend import split_requests
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ class ModelScorer:
         blind: hide the time of the target.
         explore_odds: settings of the discovery knob, factors on the odds of exploring against returning (1 = as
             learnt); they share the forward passes.
+        renew_days: the model's counts of visitors follow the stream, renewed every so many days; None: those of
+            training.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class ModelScorer:
         batch_size: int = 8,
         blind: bool = False,
         explore_odds: Sequence[float] = (1.0,),
+        renew_days: float | None = None,
     ) -> None:
         longest = model.config.max_position_embeddings // tokenizer.tokens_per_action - 1
         if not 1 <= context_actions <= longest:
@@ -59,6 +66,10 @@ class ModelScorer:
         self.batch_size = batch_size
         self.blind = blind
         self.explore_odds = tuple(explore_odds)
+        if renew_days is not None and not renew_days > 0:
+            raise ValueError(f"--renew-days is {renew_days}, expected a number above 0")
+        self.renew_days = renew_days
+        self._visitors: StreamVisitors | None = None
 
     def __call__(self, instances: Instances) -> np.ndarray:
         """(settings, n, num_pois) float64 log-probabilities.
@@ -66,7 +77,26 @@ class ModelScorer:
         Targets of one user that stand near each other share one reading of the history: a row holds at most
         `context_actions` events, and each target sees those before it, at least half of `context_actions` where the
         user has as many.
+
+        Raises:
+            ValueError: counts are to follow the stream, but it is not known (`same`).
         """
+        if self.renew_days is None:
+            return self._scores(instances)
+        if instances.knowledge != "stream":
+            raise ValueError("--renew-days counts along the stream; it needs --knowledge stream")
+        if self._visitors is None or self._visitors.log is not instances.log:
+            self._visitors = StreamVisitors(instances, self.renew_days, self.blind)
+        index = self.tokenizer.index
+        scores = np.empty((len(self.explore_odds), len(instances), instances.log.num_pois))
+        for rows, visitors in self._visitors.renewals(instances):
+            self.model.renew_visitors(index, visitors)
+            scores[:, rows] = self._scores(instances.take(rows))
+        self.model.renew_visitors(index, index.visitors(np.arange(index.num_pois)))
+        return scores
+
+    def _scores(self, instances: Instances) -> np.ndarray:
+        """As `__call__`, with the model as it is."""
         groups = self._groups(instances)
         scores = np.empty((len(self.explore_odds), len(instances), instances.log.num_pois))
         # Every row of a batch is scored for as many targets as its fullest, and that is what costs: rows of one number
@@ -164,6 +194,7 @@ def load_scorer(
     batch_size: int,
     blind: bool,
     explore_odds: Sequence[float] = (1.0,),
+    renew_days: float | None = None,
     device: str | None = None,
 ) -> ModelScorer:
     """A scorer from a run directory (its `export/`) or from an exported folder.
@@ -179,7 +210,13 @@ def load_scorer(
     _check_places(tokenizer, run, folder)
     model.to(chosen)
     return ModelScorer(
-        model, tokenizer, context_actions=context_actions, batch_size=batch_size, blind=blind, explore_odds=explore_odds
+        model,
+        tokenizer,
+        context_actions=context_actions,
+        batch_size=batch_size,
+        blind=blind,
+        explore_odds=explore_odds,
+        renew_days=renew_days,
     )
 
 

@@ -100,7 +100,6 @@ class PlaceTable(nn.Module):
         centers = np.zeros((index.block_capacity, 2), np.float32)
         centers[: index.num_blocks] = index.block_centers
         visits, visitors = index.visits(rows), index.visitors(rows)
-        popularity = _log_buckets(visitors + 1, POPULARITY_PER_OCTAVE, NUM_POPULARITY_BUCKETS)
         loyalty = _log_buckets((visits + 1) / (visitors + 1), LOYALTY_PER_OCTAVE, NUM_LOYALTY_BUCKETS)
         for buffer, values in (
             (self.block_starts, np.cumsum(sizes) - sizes),
@@ -109,7 +108,7 @@ class PlaceTable(nn.Module):
             (self.longest_km, np.array(_longest_wavelength_km(index))),
             (self.category, index.categories(rows) + 1),
             (self.fine_cell, index.positions(rows, FINE_CELL_BITS) + 1),
-            (self.popularity, popularity),
+            (self.popularity, _popularity(visitors)),
             (self.loyalty, loyalty),
         ):
             buffer.copy_(torch.from_numpy(values))
@@ -119,6 +118,24 @@ class PlaceTable(nn.Module):
                 vectors = np.asarray(embeddings[rows[part]], np.float32)
                 vectors[np.isnan(vectors).any(axis=1)] = 0.0
                 self.vector[part] = torch.from_numpy(vectors).to(self.vector)
+
+    @torch.no_grad()
+    def renew_visitors(self, index: POIIndex, visitors: NDArray[np.integer]) -> None:
+        """Let popularity follow other counts of people than those of training.
+
+        Args:
+            visitors: people who have been at each place, shape (num_pois,), in the order of `poi_row`.
+
+        Raises:
+            ValueError: the index is not the model's, or the counts have another shape or are negative.
+        """
+        self.check(index)
+        if visitors.shape != (index.num_pois,) or visitors.min(initial=0) < 0:
+            raise ValueError(
+                f"visitors have shape {visitors.shape} and are {visitors.min(initial=0)} at least; expected counts of "
+                f"shape ({index.num_pois},), a place each in the order of poi_row"
+            )
+        self.popularity.copy_(torch.from_numpy(_popularity(visitors[index.rows_in_order()])))
 
     def check(self, index: POIIndex) -> None:
         """Make sure that these are the tables of an index: what is scored here is named there.
@@ -221,6 +238,10 @@ class PlaceTable(nn.Module):
         wavelength = _SHORTEST_KM * (self.longest_km.double() / _SHORTEST_KM) ** scale
         phase = points @ (directions * (2.0 * math.pi / wavelength).unsqueeze(-1)).T
         return torch.cat([phase.cos(), phase.sin()], dim=-1)
+
+
+def _popularity(visitors: NDArray[np.integer]) -> NDArray[np.uint8]:
+    return _log_buckets(visitors + 1, POPULARITY_PER_OCTAVE, NUM_POPULARITY_BUCKETS)
 
 
 def _log_buckets(values: NDArray[np.number], per_octave: int, num_buckets: int) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from spacetime_gr.evaluation.instances import Instances, build_instances
 from spacetime_gr.evaluation.model_files import exported_folder
 from spacetime_gr.evaluation.model_scorer import ModelScorer, load_scorer
 from spacetime_gr.evaluation.protocols import time_split
+from spacetime_gr.evaluation.visitors import StreamVisitors
 from tests.spacetime_gr.conftest import make_pois
 from tests.spacetime_gr.evaluation.folders import write_folder
 from tests.spacetime_gr.evaluation.logs import random_log
@@ -127,6 +128,26 @@ def test_blind_does_not_depend_on_the_time_of_the_target(scorer: ModelScorer, in
     blind = ModelScorer(scorer.model, scorer.tokenizer, context_actions=12, blind=True)
     assert np.array_equal(blind(moved), blind(chosen))
     assert not np.array_equal(scorer(moved), scorer(chosen))
+
+
+def test_visitors_are_renewed_along_the_stream_and_put_back(scorer: ModelScorer, instances: Instances) -> None:
+    index, model = scorer.tokenizer.index, scorer.model
+    at_first = scorer(instances)
+    renewed = ModelScorer(model, scorer.tokenizer, context_actions=12, batch_size=5, renew_days=0.5)
+    found = renewed(instances)
+    assert np.array_equal(scorer(instances), at_first)
+    assert np.abs(found - at_first).max() > 0.01
+    for rows, visitors in StreamVisitors(instances, 0.5, False).renewals(instances):
+        model.renew_visitors(index, visitors)
+        assert np.array_equal(scorer(instances.take(rows)), found[:, rows])
+    model.renew_visitors(index, index.visitors(np.arange(NUM_POIS)))
+    with pytest.raises(ValueError, match="it needs --knowledge stream"):
+        renewed(replace(instances, knowledge="same"))
+    with pytest.raises(ValueError, match="renew-days is 0"):
+        ModelScorer(model, scorer.tokenizer, context_actions=12, renew_days=0)
+    for wrong in (np.zeros(NUM_POIS + 1, int), np.full(NUM_POIS, -1)):
+        with pytest.raises(ValueError, match="visitors have shape"):
+            model.renew_visitors(index, wrong)
 
 
 def test_end_to_end(exported: Path, log: EventLog, tmp_path: Path) -> None:
