@@ -105,8 +105,9 @@ def figures(result: Mapping[str, Any]) -> list[float | None]:
 def common_settings(commands: Sequence[Sequence[str]]) -> str:
     """What the commands of a job say besides its variant, seed and paths: the same for all rows of a table."""
     train, evaluate = commands
-    own = ("--config", str(OVERLAYS), "data.path=", "run.dir=", "train.seed=")
-    settings = [part for part in train[2:] if not part.startswith(own)]
+    own = ("--config", "data.path=", "run.dir=", "train.seed=")
+    # The overlay of a variant, also of another copy of this repository than the one that prints the table.
+    settings = [part for part in train[2:] if not part.startswith(own) and Path(part).parent.name != OVERLAYS.name]
     return " ".join([*settings, *evaluate[5:7], *evaluate[9:]])  # without the run, the data and the result
 
 
