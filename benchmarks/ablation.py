@@ -1,6 +1,6 @@
 """What each part of the model is worth: the same training with one setting changed at a time, over several seeds.
 
-python benchmarks/ablation.py --data FOLDER --out OUT --steps 900 [--seeds 0 1 2] [--jobs 2] [key=value ...]
+python benchmarks/ablation.py --data FOLDER --out OUT --steps 300 [--seeds 0 1 2] [--jobs 2] [key=value ...]
 python benchmarks/ablation.py --out OUT --table
 
 Variants are `full` (the configuration as it is), files of configs/ablation laid over it (`--variants`, default all),

@@ -11,7 +11,7 @@ Without --data a small city is simulated, so that the result can be held against
   --data PATH      raw check-ins: a file or a folder
   --format FORMAT  foursquare | gowalla | getnext | lessismore | tables
   --config FILE    run configuration; default: configs/pretrain/quickstart.yaml for the simulated city,
-                   configs/pretrain/nyc.yaml (5 to 10 minutes on 2 cores) for given data
+                   configs/pretrain/nyc.yaml (3 to 5 minutes on 2 cores) for given data
   --out DIR        where everything goes; default: runs/quickstart, or runs/quickstart-FORMAT-NAME for given data
   key=value        overrides of the configuration, such as train.max_minutes=5
 
