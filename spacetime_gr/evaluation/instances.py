@@ -100,11 +100,16 @@ class Instances:
         pair = np.unique(row[earlier] * np.int64(self.log.num_pois) + self.log.poi_row[events[earlier]])
         return pair // self.log.num_pois, pair % self.log.num_pois
 
-    def last_place(self) -> np.ndarray:
-        """(n,) int64 place of the last known event before each target, -1 where nothing is known."""
+    def last_event(self) -> np.ndarray:
+        """(n,) int64 last known event before each target, -1 where nothing is known."""
         # The second slice may be empty: then the last event is that of the first.
         last = np.where(self.stop > self.resume, self.stop, self.base_end) - 1
-        return np.where(self.history_lengths > 0, self.log.poi_row[last], -1)
+        return np.where(self.history_lengths > 0, last, -1)
+
+    def last_place(self) -> np.ndarray:
+        """(n,) int64 place of the last known event before each target, -1 where nothing is known."""
+        last = self.last_event()
+        return np.where(last >= 0, self.log.poi_row[last], -1)
 
 
 def build_instances(targets: Targets, knowledge: str = "stream") -> Instances:

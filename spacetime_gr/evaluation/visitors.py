@@ -33,8 +33,8 @@ class StreamVisitors:
         """For each renewal that some of the instances see: which do, and the visitors of all places, (num_pois,)."""
         moment = instances.target_time
         if self.blind:
-            last = np.maximum(np.where(instances.stop > instances.resume, instances.stop, instances.base_end) - 1, 0)
-            moment = np.where(instances.history_lengths > 0, self.log.timestamp[last], self.log.timestamp.min())
+            last = instances.last_event()
+            moment = np.where(last >= 0, self.log.timestamp[last], self.log.timestamp.min())
         # At least behind the first second, at which all of training stands.
         renewed = np.maximum(moment // self.width * self.width, self.log.timestamp.min() + 1)
         places = np.arange(self.num_pois)

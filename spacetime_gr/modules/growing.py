@@ -61,8 +61,6 @@ def grow(
     for layer in by_category:
         if layer is not None:
             _widen(layer, grown.num_categories + 1)
-    if model.habits is not None:
-        model.habits.num_categories = grown.num_categories + 1
     config.num_pois, config.num_categories = grown.num_pois, grown.num_categories
     model.places = places
     if model.model.ancestors is not None:

@@ -23,16 +23,18 @@ class Habits(nn.Module):
 
     def __init__(self, config: SpacetimeGRConfig) -> None:
         super().__init__()
-        self.num_categories = config.num_categories + 1
         self.relation = ZeroLinear(config.hidden_size, NUM_TIME_RELATIONS)
         self.weight = ZeroLinear(config.hidden_size, 1)
 
-    def forward(self, hidden: Tensor, category: Tensor, visible: Tensor, relations: TimeRelations) -> Tensor:
+    def forward(
+        self, hidden: Tensor, category: Tensor, num_categories: int, visible: Tensor, relations: TimeRelations
+    ) -> Tensor:
         """Scores to add to those of a request's candidates by their category, (batch, queries, num_categories + 1).
 
         Args:
             hidden: states of the requests' u tokens, shape (batch, queries, hidden_size).
             category: of the memories, 0 unknown, shape (batch, slots).
+            num_categories: how many there are beside the unknown one.
             visible: which memories each request may know, shape (batch, queries, slots).
             relations: from `memory.relate_times`.
         """
@@ -40,6 +42,6 @@ class Habits(nn.Module):
         elapsed, clock, recency = (bias.gather(-1, kind) for kind in relations)
         scores = full_precision(elapsed + clock + recency).masked_fill(~visible, NEVER)
         weights = functional.softmax(scores, dim=-1)
-        shares = weights.new_zeros(*hidden.shape[:2], self.num_categories)
+        shares = weights.new_zeros(*hidden.shape[:2], num_categories + 1)
         shares = shares.scatter_add(2, category.unsqueeze(1).expand_as(weights), weights.masked_fill(~visible, 0.0))
         return self.weight(hidden) * (shares + MIN_SHARE).log().to(hidden.dtype)

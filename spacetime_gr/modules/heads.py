@@ -110,7 +110,8 @@ class TypedHeadsMixin:
         at, exists = self.places.find(memory.block - vocabulary.block_start, memory.inner - vocabulary.inner_start)
         category = torch.where(exists, self.places.category[at], 0).long()
         visible = memory.before(position, segment)
-        return self.habits(hidden, category, visible, relate_times(memory, local_time, visible))
+        relations = relate_times(memory, local_time, visible)
+        return self.habits(hidden, category, self.config.num_categories, visible, relations)
 
     def _inner_scores(
         self: Any, lm_head: RangeLinear | Tail, hidden: Tensor, tokens: Tensor, habits: Tensor | None = None

@@ -163,10 +163,13 @@ def _clock(query_time: Tensor, key_time: Tensor) -> Tensor:
     return NUM_HOUR * day + hour
 
 
+def visits_ago(visible: Tensor) -> Tensor:
+    """Visible memories counted from the query backwards, the last one 1; shape (batch, queries, slots)."""
+    return visible.flip(-1).cumsum(-1).flip(-1)
+
+
 def _recency(visible: Tensor) -> Tensor:
-    # Visible memories counted from the query backwards: how many actions at known places ago each was.
-    ago = visible.flip(-1).cumsum(-1).flip(-1).clamp(min=1)
-    return (2.0 * torch.log2(ago.float())).long().clamp(max=NUM_RECENCY - 1)
+    return (2.0 * torch.log2(visits_ago(visible).clamp(min=1).float())).long().clamp(max=NUM_RECENCY - 1)
 
 
 def _step(memory: Memory, visible: Tensor) -> Tensor:

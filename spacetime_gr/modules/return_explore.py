@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spacetime_gr.configuration_spacetime_gr import SpacetimeGRConfig
-from spacetime_gr.modules.memory import NUM_RELATIONS, Memory, Relations
+from spacetime_gr.modules.memory import NUM_RELATIONS, Memory, Relations, visits_ago
 from spacetime_gr.modules.typed_heads import NEVER, full_precision
 from spacetime_gr.modules.zero_start import ZeroLinear
 
@@ -116,22 +116,12 @@ class ReturnExplore(nn.Module):
         entropy = -(log_weights.exp() * log_place).sum(-1)
         likeliest = log_place.amax(-1).clamp(min=floor)
         at_this_hour = log_hour.masked_fill(~visible, floor).amax(-1)
-        seen = visible.to(entropy.dtype)
-        novelty = [_share_of_first(seen, first, life) for life in NOVELTY_LIVES]
-        return torch.stack([likeliest, at_this_hour, seen.sum(-1).log1p(), entropy, *novelty], dim=-1)
-
-
-def _share_of_first(seen: Tensor, first: Tensor, life: float) -> Tensor:
-    """Share of first visits among those that each query sees, shape (batch, queries); 0 where it sees none.
-
-    Args:
-        seen: 1 for the visits that a query sees, shape (batch, queries, slots).
-        first: shape (batch, slots).
-        life: a visit so many visits ago counts half as much as one just now.
-    """
-    ago = seen.flip(-1).cumsum(-1).flip(-1)
-    weight = seen * torch.exp2(-ago / life)
-    return (weight * first.unsqueeze(1)).sum(-1) / weight.sum(-1).clamp(min=MIN_SHARE)
+        visits = visible.sum(-1).to(entropy.dtype)
+        ago = visits_ago(visible).to(entropy.dtype)
+        weights = [torch.exp2(-ago / life) * visible for life in NOVELTY_LIVES]
+        # Where none is visible: 0.
+        novelty = [(weight * first.unsqueeze(1)).sum(-1) / weight.sum(-1).clamp(min=MIN_SHARE) for weight in weights]
+        return torch.stack([likeliest, at_this_hour, visits.log1p(), entropy, *novelty], dim=-1)
 
 
 def pointed_log_mass(log_weights: Tensor, matches: Tensor) -> Tensor:

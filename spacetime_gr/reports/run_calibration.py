@@ -23,7 +23,7 @@ def calibration_section(answers: Answers, discovery: NDArray[np.bool_], source: 
         source: what the targets are, for the text.
     """
     first, hit = answers.probs[:, 0], answers.rank == 1
-    panels = [
+    return side_by_side(
         _diagram(
             "Calibration of the first place",
             f"Of the times that the model gave its first place a probability of p, how often was that the next place? "
@@ -42,8 +42,7 @@ def calibration_section(answers: Answers, discovery: NDArray[np.bool_], source: 
             "probability of a new place",
             "share of discoveries",
         ),
-    ]
-    return side_by_side(*panels)
+    )
 
 
 def _diagram(

@@ -35,12 +35,10 @@ class Requests:
         self.length = np.diff(self.offsets)
         self.row = np.repeat(np.arange(len(instances)), self.length)
         self.poi = log.poi_row[event]
-        has_history = self.length > 0
-        last = event[self.offsets[1:][has_history] - 1]
-        self.last_poi = np.full(len(instances), -1, np.int64)
-        self.last_poi[has_history] = log.poi_row[last]
-        last_time = np.full(len(instances), log.timestamp.min(), np.int64)
-        last_time[has_history] = log.timestamp[last]
+        last = instances.last_event()
+        has_history = last >= 0
+        self.last_poi = instances.last_place()
+        last_time = np.where(has_history, log.timestamp[last], log.timestamp.min())
         self.now = instances.target_time if timed else last_time + has_history
         self.gap_hours = np.where(has_history, (self.now - last_time) / 3600, np.nan)
         self.age = (self.now[self.row] - log.timestamp[event]) / DAY

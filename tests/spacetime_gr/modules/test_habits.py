@@ -26,7 +26,7 @@ def test_scores_by_hand() -> None:
     visible = torch.rand(1, QUERIES, SLOTS, generator=generator) < 0.6
     visible[0, -1] = False  # knows nothing: every category the same
     kinds = [torch.randint(NUM_TIME_RELATIONS, (1, QUERIES, SLOTS), generator=generator) for _ in range(3)]
-    scores = habits(hidden, category, visible, TimeRelations(*kinds))
+    scores = habits(hidden, category, CATEGORIES, visible, TimeRelations(*kinds))
     for query in range(QUERIES):
         bias, weight = habits.relation(hidden[0, query]), float(habits.weight(hidden[0, query]))
         strength = {slot: sum(bias[kind[0, query, slot]] for kind in kinds).exp().item()
