@@ -9,11 +9,12 @@ python benchmarks/training_loop.py profile --data FOLDER --out OUT
 from the live stream, the other side's were made before), optimiser and number of steps; both log every step. Start-up
 lasts from the start of the process to the end of the first step. `overhead`: share of a step outside the engine's
 forward, backward and step. `everything`: metrics of every step, console, wandb offline, guard and ephemeral checkpoints
-every 100 steps against none of these. `profile`: where a step's time goes, by region and operator.
+every 100 steps against none of these, both at once on a core each. `profile`: where a step's time goes, by region and
+operator.
 
 FOLDER is any prepared folder; a random one is made there if it does not exist. Every run is a process of its own with
-one rank; the sides take turns. The first `--warm-up` steps of a run are left out. Processor times stand beside wall
-times: other work on the machine disturbs them less. Settings given as key=value hold for both sides.
+one rank; the sides of `trainer` take turns. The first `--warm-up` steps of a run are left out. Processor times stand
+beside wall times: other work on the machine disturbs them less. Settings given as key=value hold for both sides.
 """
 
 import argparse
@@ -125,20 +126,27 @@ def settings(arguments: argparse.Namespace, run: Path, *own: str) -> list[str]:
 
 def ours(arguments: argparse.Namespace, run: Path, *own: str) -> Clock:
     """A run of our loop; its clock."""
-    given = ["--config", str(arguments.config), *settings(arguments, run, *own)]
-    start([sys.executable, str(ROOT / "launch" / "pretrain.py"), *given], run)
+    finish(start(command_of_ours(arguments, run, *own), run), run)
     return read(run)
 
 
-def start(command: Sequence[str], run: Path) -> None:
-    """One process of one rank; its output goes to RUN.log."""
+def command_of_ours(arguments: argparse.Namespace, run: Path, *own: str) -> list[str]:
+    given = ["--config", str(arguments.config), *settings(arguments, run, *own)]
+    return [sys.executable, str(ROOT / "launch" / "pretrain.py"), *given]
+
+
+def start(command: Sequence[str], run: Path) -> "subprocess.Popen[bytes]":
+    """One process of one rank, on its way; its output goes to RUN.log."""
     environment = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **os.environ}
     environment["PYTHONPATH"] = str(ROOT)
-    log = run.with_suffix(".log")
-    with log.open("w") as file:
-        code = subprocess.run(command, env=environment, cwd=ROOT, stdout=file, stderr=file, check=False).returncode
-    if code:
-        raise SystemExit(f"{' '.join(command)}\nended with {code}; see {log}")
+    with run.with_suffix(".log").open("w") as file:
+        return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=file, stderr=file)
+
+
+def finish(process: "subprocess.Popen[bytes]", run: Path) -> None:
+    """Wait for the process of `run`."""
+    if code := process.wait():
+        raise SystemExit(f"{run} ended with {code}; see {run.with_suffix('.log')}")
 
 
 def read(run: Path) -> Clock:
@@ -179,7 +187,7 @@ def trainer(arguments: argparse.Namespace) -> None:
         other.mkdir()
         given = ["--data", str(arguments.data), "--out", str(other), "--config", str(arguments.config)]
         given += ["--steps", str(arguments.steps), "--warm-up", str(arguments.warm_up), *arguments.overrides]
-        start([sys.executable, str(ROOT / "benchmarks" / "training_loop.py"), "hf", *given], other)
+        finish(start([sys.executable, str(ROOT / "benchmarks" / "training_loop.py"), "hf", *given], other), other)
         clocks["Trainer"].append(read(other))
         lines = (run / "metrics.jsonl").read_text().splitlines()
         losses = [json.loads(text)["loss"] for text in lines], json.loads((other / LOSSES).read_text())
@@ -321,35 +329,52 @@ def overhead(arguments: argparse.Namespace) -> None:
 
 
 def everything(arguments: argparse.Namespace) -> None:
-    """All that watches and guards a run against none of it; the weights must be the same."""
-    guard = "guard" in PretrainConfig.model_fields
+    """All that watches and guards a run against none of it; the weights must be the same.
+
+    What is sought is smaller than what two runs in turn differ by here, so both sides run at once, each with all its
+    processes on a core of its own, and change cores from repeat to repeat: what disturbs one disturbs the other.
+    """
     sides = {
         "all on": [
-            "log.every=1", "log.console=true", "log.wandb=true", "checkpoint.ephemeral_every=100",
-            *(["guard.enabled=true"] if guard else []),
+            "log.every=1", "log.console=true", "log.wandb=true", "checkpoint.ephemeral_every=100", "guard.enabled=true",
         ],
-        "all off": [f"log.every={NO_LOG}", *(["guard.enabled=false"] if guard else [])],
+        "all off": [f"log.every={NO_LOG}", "guard.enabled=false"],
     }  # fmt: skip
+    cores = psutil.Process().cpu_affinity()[:2]
+    if len(cores) < 2:
+        raise SystemExit("`everything` runs its two sides at once, one core each; this process may use one core only")
     clocks: dict[str, list[Clock]] = {side: [] for side in sides}
     same = True
     for repeat in range(arguments.repeats):
-        weights = []
-        for side, own in sides.items():
-            run = arguments.out / f"{side.replace(' ', '-')}-{repeat}"
-            clocks[side].append(ours(arguments, run, *own))
-            weights.append(load_file(run / "export" / "model.safetensors"))
+        runs = {side: arguments.out / f"{side.replace(' ', '-')}-{repeat}" for side in sides}
+        processes = []
+        for (side, own), core in zip(sides.items(), cores if repeat % 2 == 0 else cores[::-1], strict=True):
+            processes.append(start(command_of_ours(arguments, runs[side], *own), runs[side]))
+            psutil.Process(processes[-1].pid).cpu_affinity([core])
+        for process, run in zip(processes, runs.values(), strict=True):
+            finish(process, run)
+        for side, run in runs.items():
+            clocks[side].append(read(run))
+        weights = [load_file(run / "export" / "model.safetensors") for run in runs.values()]
         same &= all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[1])
-    head("", "ms a step", "times", "processor ms a step", "times", "same weights")
-    medians = {
-        side: [
-            statistics.median(per_step(clock, arguments.warm_up, kind) for clock in found) for kind in ("wall", "cpu")
-        ]
+    head("", "ms a step", "times", "processor ms a step", "times", "… outside forward and backward", "same weights")
+
+    def per_run(clock: Clock) -> tuple[float, float, float]:
+        total, cpu, *model = (
+            per_step(clock, arguments.warm_up, name) for name in ("wall", "cpu", "forward", "backward")
+        )
+        return total, cpu, total - sum(model)
+
+    rows = {
+        side: [statistics.median(values) for values in zip(*map(per_run, found), strict=True)]
         for side, found in clocks.items()
     }
-    for side, (wall, cpu) in medians.items():
-        base = medians["all off"]
-        line(side, f"{wall * 1e3:.2f}", f"{wall / base[0]:.3f}", f"{cpu * 1e3:.2f}", f"{cpu / base[1]:.3f}",
-             "yes" if same else "NO")  # fmt: skip
+    base = rows["all off"]
+    for side, (whole, processor, outside) in rows.items():
+        line(side, f"{whole * 1e3:.2f}", f"{whole / base[0]:.3f}", f"{processor * 1e3:.2f}",
+             f"{processor / base[1]:.3f}", f"{outside * 1e3:.2f}", "yes" if same else "NO")  # fmt: skip
+    more = rows["all on"][2] - base[2]
+    print(f"\nmore outside forward and backward: {more * 1e3:.2f} ms, {more / base[0]:.2%} of a step")
 
 
 def profile(arguments: argparse.Namespace) -> None:

@@ -39,6 +39,11 @@ def environment_world() -> World:
     return World(int(env.get("RANK", 0)), size, local_rank, local_size, device)
 
 
+def restarts() -> int:
+    """How often Slurm or torchrun has started this job again; 0 under a launcher that does not say."""
+    return max(int(os.environ.get(name, 0)) for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+
+
 def start_processes(timeout: timedelta | None = None) -> World:
     """Join the process group (nccl on GPUs, else gloo) and set this process's threads.
 

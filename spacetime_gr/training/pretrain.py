@@ -21,6 +21,7 @@ from spacetime_gr.training.distributed import (
     barrier,
     environment_world,
     leave,
+    restarts,
     start_processes,
     stop_processes,
 )
@@ -108,8 +109,8 @@ def check_run(config: PretrainConfig, world: World) -> None:
     """Refuse what no process needs the others to find out.
 
     Raises:
-        ValueError: the rows do not divide, the run directory holds another run, the data or its tokenizer is absent, or
-            cleaning leaves no row of the held-out part of a corpus.
+        ValueError: the rows do not divide, the run directory holds another run or none where one is required, the data
+            or its tokenizer is absent, or cleaning leaves no row of the held-out part of a corpus.
     """
     from spacetime_gr.training.callbacks import own_callbacks
     from spacetime_gr.training.data import corpora_with, load_tokenizer, open_stream
@@ -118,6 +119,7 @@ def check_run(config: PretrainConfig, world: World) -> None:
 
     deepspeed_settings(config, world.size, resolve_precision(config, world.device))
     check_same_run(config)
+    check_found(config)
     own_callbacks(config.run.callbacks)
     tokenizer = load_tokenizer(config)
     model_config(config, tokenizer)
@@ -214,6 +216,19 @@ def check_same_run(config: PretrainConfig) -> None:
             )
 
 
+def check_found(config: PretrainConfig) -> None:
+    """Refuse to start anew where `run.resume=required`.
+
+    Raises:
+        ValueError: the run directory holds no run.
+    """
+    if config.run.resume == "required" and not (Path(config.run.dir) / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"run.resume=required, but {config.run.dir} holds no run ({CONFIG_FILE} is not there); mount the file "
+            "system that it lies on, correct run.dir, or start it for the first time with run.resume=auto"
+        )
+
+
 def _open_run(config: PretrainConfig, world: World) -> Checkpoint | None:
     """Make the run directory; the checkpoint to resume from, on which all ranks agree."""
     from spacetime_gr.training import snapshots
@@ -221,6 +236,11 @@ def _open_run(config: PretrainConfig, world: World) -> Checkpoint | None:
     folder = Path(config.run.dir)
     store = CheckpointStore(folder / "checkpoints")
     if world.is_main:
+        if restarts() and not (folder / CONFIG_FILE).is_file():
+            _say(
+                f"warning: the launcher starts this job again (restart {restarts()}), but {folder} holds no run: it "
+                "begins anew. If it should be there, stop this, mount its file system, and set run.resume=required"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         store.remove_unfinished()
     barrier(world)
@@ -264,7 +284,7 @@ def _assemble(config: PretrainConfig, world: World) -> Any:
         parts.append(callbacks.Evaluation(held_out))
     elif _evaluates(config) and world.is_main:
         _say(f"the data has no {config.eval.split} part: no held-out loss (eval.split chooses another part)")
-    parts += callbacks.own_callbacks(config.run.callbacks)
+    parts += [own() for own in callbacks.own_callbacks(config.run.callbacks)]
     parts += [callbacks.Metrics(), callbacks.JsonLines(world.is_main)]
     if config.log.console:
         parts.append(callbacks.Console(world.is_main, goodput))

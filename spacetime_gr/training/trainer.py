@@ -74,6 +74,9 @@ class Trainer:
             world: the process group.
             pad_token_id: not counted as a token.
             callbacks: called in this order.
+
+        Raises:
+            ValueError: two callbacks have the same name.
         """
         self.config = config
         self.engine = engine
@@ -88,6 +91,12 @@ class Trainer:
             self._skips = SkippedSteps(self.guard, world)
             # First: what it raises must come before a checkpoint of the same step.
             self.callbacks.insert(0, self._skips)
+        names = [callback.name for callback in self.callbacks]
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise ValueError(
+                f"several callbacks of the run are called {min(doubled)!r}; their state in checkpoints needs different "
+                "names: name each class once in run.callbacks, or override the property `name`"
+            )
         self.progress = Progress()
         self.window = Window.empty(world.device)
         self.run_dir = Path(config.run.dir)

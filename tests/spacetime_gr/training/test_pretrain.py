@@ -168,6 +168,23 @@ def test_a_held_out_part_that_cleaning_empties_is_said_before_training(
     check_run(load_config(file, [*settings, "eval.at_end=false"]), World(0, 1, 0, 1, torch.device("cpu")))
 
 
+def test_a_run_that_must_be_there_is_not_begun_anew(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(file), "run.resume=required"]) == 2
+    assert "holds no run (config.yaml is not there); mount the file system" in capsys.readouterr().err
+    assert not Path(load_config(file).run.dir).exists()
+
+
+def test_a_restarted_job_says_that_it_begins_anew(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, alone = load_config(file), World(0, 1, 0, 1, torch.device("cpu"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    _open_run(config, alone)
+    assert f"(restart 2), but {config.run.dir} holds no run: it begins anew" in capsys.readouterr().err
+    _open_run(load_config(file, ["run.resume=required"]), alone)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_damaged_status_is_named(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(load_config(file).run.dir)
     folder.mkdir()
