@@ -160,9 +160,9 @@ def train_case(case: dict[str, Any], world: Any) -> dict[str, Any]:
 def highest(roots: list[Any]) -> int:
     """Most bytes of live tensors in a step after the first: the median of those steps.
 
-    The profiler does not see what gloo's threads free (a gathered weight, where a thread is the last to drop it). Memory
-    that is given out again was freed, whoever did it, so a block ends where another begins that overlaps it; until
-    then it counts as held, which is why no single step is taken for all.
+    The profiler does not see what gloo's threads free (a gathered weight, where a thread is the last to drop it).
+    Memory that is given out again was freed, whoever did it, so a block ends where another begins that overlaps it;
+    until then it counts as held, which is why no single step is taken for all.
     """
     changes, begun, waiting = [], [], list(roots)
     while waiting:
