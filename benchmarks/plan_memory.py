@@ -85,8 +85,9 @@ def settings(case: dict[str, Any]) -> dict[str, Any]:
 class Repeated:
     """The same rows again and again, as the loop wants its stream."""
 
-    multi_mode_share = 0.0
+    multi_mode_share = scheduled_multi_mode_share = 0.0
     corpus_shares: dict[str, float] = {}  # noqa: RUF012
+    last_rows: list[Any] = []  # noqa: RUF012
 
     def __init__(self, batch: dict[str, np.ndarray]) -> None:
         self.batch = batch
