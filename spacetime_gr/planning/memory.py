@@ -57,11 +57,13 @@ def plan_memory(
     batch: MicroBatch,
     world_size: int,
     accumulation: int,
+    optimizer_tensors: int,
     allowance: Allowance,
 ) -> MemoryPlan:
     """Memory of one device of `world_size`.
 
     Args:
+        optimizer_tensors: float32 numbers that the optimiser keeps of each parameter.
         accumulation: micro-batches of a step; of several, the gradients of earlier ones are held beside a later one's
             activations.
         allowance: for what is not modelled.
@@ -74,7 +76,7 @@ def plan_memory(
     lasting = {
         "weights": share.weights * width if zero.offload != "all" else 0.0,
         "gradients": share.lasting_gradients * width if not offloaded else 0.0,
-        "optimizer states": 2.0 * _FULL * share.states if not offloaded else 0.0,
+        "optimizer states": float(optimizer_tensors * _FULL * share.states) if not offloaded else 0.0,
         "master weights": masters if not offloaded else 0.0,
         # With the spatial features of all blocks, which `PlaceTable` keeps.
         "place tables": inventory.places + config.num_blocks * config.spatial_features * config.use_user_block * width,
@@ -82,7 +84,9 @@ def plan_memory(
     }
     host = 0.0
     if offloaded:  # states, masters, float32 gradients, and a buffer on the way to the device
-        host = share.states * (4 * _FULL + width) + (share.weights * width if zero.offload == "all" else 0.0)
+        host = share.states * ((optimizer_tensors + 2) * _FULL + width) + (
+            share.weights * width if zero.offload == "all" else 0.0
+        )
 
     def phase(**held: float) -> dict[str, float]:
         more = {name.replace("_", " "): size for name, size in held.items()}

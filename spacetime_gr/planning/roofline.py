@@ -111,8 +111,7 @@ def _traffic(run: Run, zero: Zero, devices: int) -> float:
     """Bytes that AdamW and the token table's gradients move in a step."""
     width = run.micro_batch().width
     states = run.inventory.total / (devices if zero.stage else 1)
-    # Reads of the master weight, two moments and the gradient, writes of all but the last, and of the model's weight.
-    optimizer = states * (7 * 4 + width) if zero.offload == "none" else 0.0
+    optimizer = states * _update_bytes(run) if zero.offload == "none" else 0.0
     # The head's gradient is written once; each look-up's is cleared, and added to it: read twice, written once.
     lookups = 1 + run.sizes.use_user_block
     table = run.inventory.table * width * (1 + 4 * lookups) * run.config.train.gradient_accumulation
@@ -156,4 +155,13 @@ def _offloading(run: Run, zero: Zero, cluster: Cluster, assumed: Assumptions) ->
     moved = share * width * ((accumulation if zero.stage >= 2 else 1) + 1)
     if zero.offload == "all":
         moved += 2 * share * width * accumulation
-    return moved / (cluster.device.host * assumed.network) + share * (7 * 4 + width) / assumed.host_bandwidth
+    return moved / (cluster.device.host * assumed.network) + share * _update_bytes(run) / assumed.host_bandwidth
+
+
+def _update_bytes(run: Run) -> int:
+    """Bytes that AdamW moves for a parameter in a step.
+
+    Reads of the master weight, two moments and the gradient, writes of all but the last, and of the model's weight; for
+    an average of the weights, it and the weight are read, and it is written.
+    """
+    return 4 * (7 + 3 * (run.optimizer_tensors - 2)) + run.micro_batch().width

@@ -72,6 +72,11 @@ class Run:
         """Tokens of an optimiser step, over all devices."""
         return self.config.data.num_lanes * self.config.data.row_length
 
+    @property
+    def optimizer_tensors(self) -> int:
+        """Float32 numbers that the optimiser keeps of each parameter: two moments, and the average of the weights."""
+        return 2 if self.config.train.average_power is None else 3
+
     def micro_batch(self) -> MicroBatch:
         """What one device computes at once."""
         return MicroBatch(
@@ -101,4 +106,6 @@ class Run:
         """Memory of one device."""
         accumulation = self.config.train.gradient_accumulation
         batch = self.micro_batch()
-        return plan_memory(self.inventory, zero, batch, self.world_size, accumulation, allowance)
+        return plan_memory(
+            self.inventory, zero, batch, self.world_size, accumulation, self.optimizer_tensors, allowance
+        )

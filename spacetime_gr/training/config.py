@@ -90,6 +90,12 @@ class TrainSection(Section):
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     clip: float = Field(default=1.0, ge=0, description="global gradient norm; 0: no clipping")
+    average_power: float | None = Field(
+        default=None,
+        ge=0,
+        description="evaluate and export the average of the weights over all steps, step t weighing t^power; default: "
+        "the last weights",
+    )
     gradient_accumulation: int = Field(default=1, gt=0, description="micro-batches that one rank's rows are split into")
     gradient_checkpointing: bool = False
     compile: bool = False

@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from spacetime_gr.training.averaging import AveragingAdamW
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.distributed import World
 
@@ -66,7 +68,7 @@ def deepspeed_settings(config: PretrainConfig, world_size: int, precision: str) 
     """The dictionary that deepspeed.initialize receives: `deepspeed.config` with the run's own settings laid over it.
 
     Raises:
-        ValueError: a raw setting contradicts the section that owns it.
+        ValueError: a raw setting contradicts the section that owns it, or one does not go with another.
     """
     base = copy.deepcopy(config.deepspeed.config) if isinstance(config.deepspeed.config, dict) else {}
     for key, owner in _REFUSED.items():
@@ -86,6 +88,11 @@ def deepspeed_settings(config: PretrainConfig, world_size: int, precision: str) 
             raise ValueError(f"deepspeed.config has {key}={given!r}, but {owner} gives {own[key]!r}; remove the first")
     stage = resolve_stage(config)
     zero = dict(base.get("zero_optimization", {}), stage=stage)
+    if stage == 0 and precision == "bf16" and config.train.average_power is not None:
+        raise ValueError(
+            "train.average_power needs weights in fp32 to average, and ZeRO stage 0 in bf16 keeps them elsewhere; set "
+            "deepspeed.zero_stage=1"
+        )
     offload = config.deepspeed.offload
     if offload != "none" and (stage == 0 or (offload == "all" and stage != 3)):
         raise ValueError(f"deepspeed.offload={offload} does not go with ZeRO stage {stage}; set deepspeed.zero_stage")
@@ -164,13 +171,9 @@ def build_engine(model: nn.Module, config: PretrainConfig, world: World) -> Any:
     precision = resolve_precision(config, world.device)
     settings = deepspeed_settings(config, world.size, precision)
     # Fused: one pass over the state, on GPUs and CPUs; and it can leave a step out on a tensor's word (`StepGuard`).
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config),
-        lr=config.train.lr,
-        betas=config.train.betas,
-        eps=config.train.eps,
-        fused=True,
-    )
+    train = config.train
+    kind = torch.optim.AdamW if train.average_power is None else partial(AveragingAdamW, power=train.average_power)
+    optimizer = kind(parameter_groups(model, config), lr=train.lr, betas=train.betas, eps=train.eps, fused=True)
     exact = {name: buffer.clone() for name, buffer in model.named_buffers() if buffer.dtype == torch.float32}
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     # DeepSpeed casts buffers along with the weights; coordinates and rotary frequencies must keep their precision.

@@ -17,6 +17,7 @@ from spacetime_gr.training.checkpoints import CheckpointStore
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.data import load_tokenizer
 from spacetime_gr.training.distributed import World
+from spacetime_gr.training.engine import trained_names
 from spacetime_gr.training.flops import count_parameters
 from spacetime_gr.training.loading import load_config
 from spacetime_gr.training.model import model_config
@@ -65,7 +66,7 @@ def export_run(run_dir: str | Path, out: str | Path) -> Path:
     config = load_config(run_dir / "config.yaml")
     tokenizer = load_tokenizer(config)
     model = SpacetimeGRForCausalLM(model_config(config, tokenizer))
-    load_weights(model, checkpoint)
+    load_weights(model, checkpoint, trained_names(model, config), averaged=config.train.average_power is not None)
     if checkpoint.meta["precision"] == "bf16":
         places = copy.deepcopy(model.places)
         model.to(torch.bfloat16).places = places

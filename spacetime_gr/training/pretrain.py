@@ -41,7 +41,7 @@ CONFIG_FILE = "config.yaml"
 # A collective ends with an error of its own after this long, should the watchdog not have ended it before.
 _COLLECTIVE_MINUTES = 30.0
 # What the batches and the weights of a run depend on: a run directory holds one setting of these.
-_FIXED = ("data.row_length", "data.num_lanes", "data.blind_share", "train.seed", "model")
+_FIXED = ("data.row_length", "data.num_lanes", "data.blind_share", "train.seed", "train.average_power", "model")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """A checkpoint of some number of ranks and ZeRO stage, taken up by an engine of another.
 
-Under ZeRO every rank keeps a flat fp32 vector of its part of the weights, and moments of the same layout. What part of
+Under ZeRO every rank keeps a flat fp32 vector of its part of the weights, and the optimiser's tensors (moments, and the
+average of the weights if the run keeps it) in the same layout. What part of
 which parameter lies where follows from the stage and the number of ranks. So the old layout is described as fragments
 of parameters, and the new one is filled with slices of them. Files are memory-mapped: a rank reads what it needs.
 """
@@ -15,18 +16,19 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from spacetime_gr.training.averaging import AVERAGE, renew_weights
 from spacetime_gr.training.checkpoints import Checkpoint
 from spacetime_gr.training.distributed import full_numel
 from spacetime_gr.training.safe_loading import load_states
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+TENSORS = ("exp_avg", "exp_avg_sq", AVERAGE)  # of the optimiser; the last only where weights are averaged
 WEIGHT = "weight"
 _STAGE_3_STATES = "zero_pp_rank_0_mp_rank_00_model_states.pt"
 
 
 @dataclass
 class Fragments:
-    """The fp32 weight and the moments of one parameter, flat, in consecutive pieces of equal cut."""
+    """The fp32 weight of one parameter and the optimiser's tensors for it, flat, in consecutive pieces of equal cut."""
 
     numel: int = 0
     pieces: list[dict[str, torch.Tensor]] = field(default_factory=list)
@@ -53,9 +55,15 @@ class Source:
     parameters: dict[str, Fragments]
     step: torch.Tensor
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Those of TENSORS that the checkpoint holds."""
+        held = next(iter(self.parameters.values())).pieces[0]
+        return tuple(name for name in TENSORS if name in held)
+
 
 def reshard(engine: Any, checkpoint: Checkpoint, stage: int, names: Sequence[str]) -> None:
-    """Load weights, moments and step of `checkpoint` into an engine that has not trained. Collective.
+    """Load weights, the optimiser's tensors and step of `checkpoint` into an engine that has not trained. Collective.
 
     Args:
         engine: under ZeRO `stage`, any number of ranks.
@@ -95,8 +103,12 @@ def read_source(checkpoint: Checkpoint, names: Sequence[str]) -> Source:
 
 
 @torch.no_grad()
-def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+def load_weights(model: nn.Module, checkpoint: Checkpoint, names: Sequence[str], averaged: bool = False) -> None:
     """Weights and buffers of a checkpoint of any stage and number of ranks, into a model of one process.
+
+    Args:
+        names: of the trained parameters, in the optimiser's order.
+        averaged: the average of the weights in place of the last ones; the run must have kept it.
 
     Raises:
         ValueError: the checkpoint is of another model.
@@ -104,15 +116,18 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
     folder = checkpoint.path / "engine"
     if checkpoint.meta["zero_stage"] < 3:
         model.load_state_dict(load_states(folder / "mp_rank_00_model_states.pt")["module"])
-        return
-    source, rest = read_source(checkpoint, ()), load_states(folder / _STAGE_3_STATES)
+        if not averaged:
+            return
+    else:
+        rest = load_states(folder / _STAGE_3_STATES)
+        for name in rest["buffer_names"]:
+            model.get_buffer(name).copy_(rest["module"][name])
+    source = read_source(checkpoint, names)
     weights = dict(model.named_parameters())
-    _check_sizes(checkpoint, source, {name: parameter.numel() for name, parameter in weights.items()})
-    for name, parameter in weights.items():
+    _check_sizes(checkpoint, source, {name: weights[name].numel() for name in names})
+    for name in names:
         fragments = source.parameters[name]
-        fragments.read(WEIGHT, 0, fragments.numel, parameter.view(-1))
-    for name in rest["buffer_names"]:
-        model.get_buffer(name).copy_(rest["module"][name])
+        fragments.read(AVERAGE if averaged else WEIGHT, 0, fragments.numel, weights[name].view(-1))
 
 
 def _check_sizes(checkpoint: Checkpoint, source: Source, sizes: Mapping[str, int]) -> None:
@@ -138,7 +153,7 @@ def _read_stage_0(folder: Path, names: Sequence[str]) -> Source:
     moments = state["optimizer"]["state"]
     parameters = {}
     for index, name in enumerate(names):
-        piece = {key: moments[index][key].flatten() for key in MOMENTS}
+        piece = {key: value.flatten() for key, value in _tensors(moments[index]).items()}
         parameters[name] = Fragments()
         parameters[name].add({WEIGHT: state["module"][name].detach().flatten(), **piece})
     return Source(parameters, moments[0]["step"])
@@ -149,7 +164,7 @@ def _read_stage_1_2(states: list[dict[str, Any]]) -> Source:
     for state in states:
         groups = zip(state["single_partition_of_fp32_groups"], state["param_slice_mappings"], strict=True)
         for group, (weights, slices) in enumerate(groups):
-            flat = {WEIGHT: weights, **_moments(state["base_optimizer_state"]["state"][group])}
+            flat = {WEIGHT: weights, **_tensors(state["base_optimizer_state"]["state"][group])}
             for name, address in slices.items():
                 piece = {key: value.narrow(0, address.start, address.numel) for key, value in flat.items()}
                 parameters.setdefault(name, Fragments()).add(piece)
@@ -161,8 +176,8 @@ def _read_stage_3(folder: Path, states: list[dict[str, Any]]) -> Source:
     parameters: dict[str, Fragments] = {}
     for rank, state in enumerate(states):
         for group, named in enumerate(shapes):
-            moments = _moments(state["optimizer_state_dict"]["state"][group])
-            flat = {WEIGHT: state["fp32_flat_groups"][group], **moments}
+            tensors = _tensors(state["optimizer_state_dict"]["state"][group])
+            flat = {WEIGHT: state["fp32_flat_groups"][group], **tensors}
             start = 0
             for name, shape in named.items():
                 share = math.ceil(shape.numel() / len(states))
@@ -173,8 +188,8 @@ def _read_stage_3(folder: Path, states: list[dict[str, Any]]) -> Source:
     return Source(parameters, states[0]["optimizer_state_dict"]["state"][0]["step"])
 
 
-def _moments(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    return {key: state[key] for key in MOMENTS}
+def _tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {key: state[key] for key in TENSORS if key in state}
 
 
 @torch.no_grad()
@@ -184,9 +199,9 @@ def _fill_stage_0(engine: Any, source: Source) -> None:
             continue
         fragments, state = source.parameters[name], engine.optimizer.state[parameter]
         state["step"] = _step(source, engine.optimizer, parameter)
-        for key in MOMENTS:
+        for key in source.tensors:
             state[key] = torch.zeros_like(parameter)
-        for key, target in ((WEIGHT, parameter), *((key, state[key]) for key in MOMENTS)):
+        for key, target in ((WEIGHT, parameter), *((key, state[key]) for key in source.tensors)):
             fragments.read(key, 0, fragments.numel, target.view(-1))
 
 
@@ -199,7 +214,7 @@ def _fill_stage_1_2(engine: Any, source: Source) -> None:
             "ranks; remove data_types from deepspeed.config, or set deepspeed.zero_stage=2"
         )
     for flat, group in zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, strict=True):
-        state = {key: torch.zeros_like(flat) for key in MOMENTS}
+        state = {key: torch.zeros_like(flat) for key in source.tensors}
         for parameter in group:
             mapping = parameter._hp_mapping
             if mapping is None:  # no part of it on this rank
@@ -210,7 +225,7 @@ def _fill_stage_1_2(engine: Any, source: Source) -> None:
                 out = target.narrow(0, inside.start, inside.numel)
                 fragments.read(key, start, start + inside.numel, out)
         optimizer.optimizer.state[flat] = {"step": _step(source, optimizer.optimizer, flat), **state}
-    optimizer.update_lp_params()
+    renew_weights(engine, stage=2)
 
 
 @torch.no_grad()
@@ -222,7 +237,7 @@ def _fill_stage_3(engine: Any, source: Source) -> None:
     states = own["optimizer_state_dict"]["state"]
     weights = []
     for group, (flat, parameters) in enumerate(zip(own["fp32_flat_groups"], optimizer.fp16_groups, strict=True)):
-        new = {key: torch.zeros_like(flat) for key in (WEIGHT, *MOMENTS)}
+        new = {key: torch.zeros_like(flat) for key in (WEIGHT, *source.tensors)}
         at = 0
         for parameter in parameters:
             fragments = source.parameters[optimizer.param_names[parameter]]

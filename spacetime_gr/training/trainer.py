@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.profiler import record_function
 
+from spacetime_gr.training.averaging import averaged
 from spacetime_gr.training.callbacks.base import Callback
 from spacetime_gr.training.callbacks.skipped_steps import SkippedSteps
 from spacetime_gr.training.checkpoints import CheckpointStore
@@ -108,7 +109,8 @@ class Trainer:
         self.own_seconds = 0.0
         self.extra_metrics: dict[str, float | None] = {}
         self.timers = Timers()
-        self.norm_from_engine = resolve_stage(config) > 0 or engine.bfloat16_enabled()
+        self.zero_stage = resolve_stage(config)
+        self.norm_from_engine = self.zero_stage > 0 or engine.bfloat16_enabled()
 
     @property
     def done(self) -> float:
@@ -254,14 +256,18 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, float | None]:
-        """Mean loss per supervised token over `batches`, in total and by token type, as `eval_loss`, … Collective."""
+        """Mean loss per supervised token over `batches`, in total and by token type, as `eval_loss`, … Collective.
+
+        Of the averaged weights, if the run averages them.
+        """
         self.engine.eval()
         window = Window.empty(self.world.device)
-        for batch in batches:
-            for micro_batch in self._split(batch):
-                out = self.engine(**micro_batch, num_items_in_batch=1.0, use_cache=False)
-                window.loss_sums += out.loss_sums
-                window.loss_counts += out.loss_counts
+        with averaged(self.engine, self.zero_stage):
+            for batch in batches:
+                for micro_batch in self._split(batch):
+                    out = self.engine(**micro_batch, num_items_in_batch=1.0, use_cache=False)
+                    window.loss_sums += out.loss_sums
+                    window.loss_counts += out.loss_counts
         parts = len(LOSS_PARTS)
         values = all_sum(window.values(), self.world)
         return mean_losses(values[:parts], values[parts : 2 * parts], prefix="eval_")

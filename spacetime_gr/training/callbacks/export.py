@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from spacetime_gr.training.averaging import averaged
 from spacetime_gr.training.callbacks.base import Callback
 from spacetime_gr.training.exporting import export_engine
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Export(Callback):
-    """Writes `export/` when the run is finished."""
+    """Writes `export/` when the run is finished, with averaged weights if the run averages them."""
 
     activity = "export"
 
@@ -23,7 +24,9 @@ class Export(Callback):
 
     def on_end(self, trainer: "Trainer") -> None:
         if trainer.finished:
-            export_engine(trainer.engine, self.tokenizer, trainer.run_dir / "export", trainer.config, self.last_record)
+            folder = trainer.run_dir / "export"
+            with averaged(trainer.engine, trainer.zero_stage):
+                export_engine(trainer.engine, self.tokenizer, folder, trainer.config, self.last_record)
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_record": self.last_record}

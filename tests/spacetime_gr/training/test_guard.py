@@ -18,6 +18,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from spacetime_gr.cli.main import app
+from spacetime_gr.training.averaging import AveragingAdamW
 from spacetime_gr.training.callbacks import Callback
 from spacetime_gr.training.config import GuardSection, PretrainConfig
 from spacetime_gr.training.data import load_tokenizer, open_stream
@@ -36,7 +37,7 @@ class Engine:
     def __init__(self, factors: dict[int, float], fused: bool = True) -> None:
         torch.manual_seed(0)
         self.module = nn.Linear(4, 1)
-        self.optimizer = self.basic_optimizer = torch.optim.AdamW(self.module.parameters(), lr=LR, fused=fused)
+        self.optimizer = self.basic_optimizer = AveragingAdamW(self.module.parameters(), lr=LR, fused=fused, power=1)
         self.factors, self.step_number = factors, 0
 
     def __call__(self, input_ids: torch.Tensor, labels: torch.Tensor, num_items_in_batch: float, **_: Any) -> Any:

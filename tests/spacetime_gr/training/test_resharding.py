@@ -31,8 +31,8 @@ def test_weights_of_another_model_are_refused(
     model, checkpoint = nn.Linear(3, 2), Checkpoint(Path("step-3"), 3, True, {"zero_stage": 3}, {})
     if found is not None:
         with pytest.raises(ValueError, match=found):
-            load_weights(model, checkpoint)
+            load_weights(model, checkpoint, ["weight", "bias"])
         return
-    load_weights(model, checkpoint)
+    load_weights(model, checkpoint, ["weight", "bias"])
     assert model.weight.flatten().tolist() == [0, 1, 2, 3, 4, 5]
     assert model.bias.tolist() == [0, 1]
