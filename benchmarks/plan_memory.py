@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "zero2-2ranks-accumulate": {"model": SMALL, "stage": 2, "ranks": 2, "accumulation": 2},
     "zero3-1rank": {"model": SMALL, "stage": 3, "ranks": 1},
     "zero3-2ranks": {"model": SMALL, "stage": 3, "ranks": 2},
+    "averaged": {"model": SMALL, "stage": 2, "ranks": 1, "average_power": 3},
     "untied": {"model": SMALL | {"tie_word_embeddings": False}, "stage": 2, "ranks": 1},
     "activations": {"model": BUSY, "stage": 1, "ranks": 1, "rows": 16, "length": 512},
     "grouped-heads": {
@@ -68,6 +69,7 @@ def settings(case: dict[str, Any]) -> dict[str, Any]:
             "max_steps": STEPS,
             "gradient_accumulation": accumulation,
             "gradient_checkpointing": case.get("checkpointing", False),
+            "average_power": case.get("average_power"),
             "precision": "fp32",
         },
         "deepspeed": {

@@ -29,6 +29,14 @@ def test_fp32_without_zero_keeps_no_copy() -> None:
     assert run.memory(at_stage(run, 1)).phases[STEP]["master weights"] == 4 * run.inventory.total
 
 
+def test_an_average_of_the_weights_is_a_third_tensor_of_the_optimiser() -> None:
+    for changes in ({}, {"offload": "optimizer"}):
+        plain, averaged = (make_run(8, train=train) for train in ({}, {"average_power": 3}))
+        with_it, without = (run.memory(at_stage(run, 2, **changes)) for run in (averaged, plain))
+        more = with_it.phases[STEP]["optimizer states"] - without.phases[STEP]["optimizer states"]
+        assert more + with_it.host - without.host == pytest.approx(4 * plain.inventory.total / 8, rel=1e-4)
+
+
 def test_a_large_table_is_not_shared_out_by_stage_2() -> None:
     """Three parameters over four partitions of 25: the second and third partition have a part of the large one."""
     assert _touched((5, 90, 5), 25, 4) == 95
