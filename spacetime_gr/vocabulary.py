@@ -10,6 +10,7 @@ HOURS_PER_WEEK = 168
 HOURS = HOURS_PER_WEEK + 1  # the last one stands for 'time not known' (the blind setting)
 NUM_CONTEXTS = len(MODES) * HOURS
 TOKENS_PER_ACTION = 4
+DEFAULT_CONTEXT_ACTIONS = 128  # known actions that are read where a model does not say how many it was trained on
 # Position of a place in its block as the model reads it, a Morton code: 32 x 32 cells, whose first bits are 8 x 8.
 FINE_CELL_BITS, CELL_BITS = 10, 6
 

@@ -140,10 +140,11 @@ def evaluate(
     from data_pipelines.prepared import PreparedFolder
     from spacetime_gr.evaluation.cascade.scorer import cascade_files, load_cascade
     from spacetime_gr.evaluation.harness import DISCOVERY_DAYS, DISCOVERY_K, Task, evaluate_folder, fingerprint
-    from spacetime_gr.evaluation.model_files import DEFAULT_ACTIONS, model_files, trained_actions
+    from spacetime_gr.evaluation.model_files import model_files, trained_actions
     from spacetime_gr.evaluation.records import records_path
     from spacetime_gr.evaluation.report import print_report
     from spacetime_gr.evaluation.truth import find_truth
+    from spacetime_gr.vocabulary import DEFAULT_CONTEXT_ACTIONS
 
     if baselines_only == (run is not None):
         raise ValueError("give either a RUN to evaluate, or --baselines-only for the counters alone")
@@ -166,7 +167,7 @@ def evaluate(
     if truth is not None and not truth.is_file():
         raise ValueError(f"--truth {truth} does not exist: expected truth.json of a simulated source")
     if context_actions is None:
-        context_actions = DEFAULT_ACTIONS if run is None else trained_actions(run)
+        context_actions = DEFAULT_CONTEXT_ACTIONS if run is None else trained_actions(run)
     folder = PreparedFolder(data)
     # As JSON gives it back, so that the two can be compared.
     asked = json.loads(json.dumps(dataclasses.asdict(task))) | {

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spacetime_gr.vocabulary import DEFAULT_CONTEXT_ACTIONS
+
 if TYPE_CHECKING:
     from spacetime_gr import SpacetimeGRForCausalLM, SpacetimeGRTokenizer
-
-
-DEFAULT_ACTIONS = 128  # read where a model does not say how many it was trained on
 
 
 def exported_folder(run: Path) -> Path:
@@ -59,7 +58,7 @@ def load_exported(run: Path) -> tuple[SpacetimeGRTokenizer, SpacetimeGRForCausal
 def trained_actions(run: Path) -> int:
     """How many known actions stood before a request in training: as many a model knows how to read.
 
-    `DEFAULT_ACTIONS` where the exported configuration does not say.
+    `DEFAULT_CONTEXT_ACTIONS` where the exported configuration does not say.
 
     Raises:
         ValueError: there is no exported model, or its configuration is no JSON.
@@ -69,7 +68,7 @@ def trained_actions(run: Path) -> int:
         found = json.loads(file.read_text(encoding="utf-8")).get("context_actions")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{file} is damaged: {error}; copy or export the model again") from error
-    return DEFAULT_ACTIONS if found is None else int(found)
+    return DEFAULT_CONTEXT_ACTIONS if found is None else int(found)
 
 
 def model_files(run: Path) -> list[Path]:

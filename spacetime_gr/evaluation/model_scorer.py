@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spacetime_gr.evaluation.instances import Instances
-from spacetime_gr.evaluation.model_files import DEFAULT_ACTIONS, load_exported
+from spacetime_gr.evaluation.model_files import load_exported
 from spacetime_gr.evaluation.visitors import StreamVisitors
 from spacetime_gr.generation.recommend import split_requests
+from spacetime_gr.vocabulary import DEFAULT_CONTEXT_ACTIONS
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ class ModelScorer:
         model: SpacetimeGRForCausalLM,
         tokenizer: SpacetimeGRTokenizer,
         *,
-        context_actions: int = DEFAULT_ACTIONS,
+        context_actions: int = DEFAULT_CONTEXT_ACTIONS,
         batch_size: int = 8,
         blind: bool = False,
         explore_odds: Sequence[float] = (1.0,),

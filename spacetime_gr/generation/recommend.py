@@ -23,12 +23,12 @@ from spacetime_gr.modules.token_rows import TokenRows, segments
 from spacetime_gr.modules.typed_heads import NEVER, full_precision
 from spacetime_gr.tokenization_spacetime_gr import SpacetimeGRTokenizer
 from spacetime_gr.tokens.histories import History, unix_seconds
+from spacetime_gr.vocabulary import DEFAULT_CONTEXT_ACTIONS
 
 if TYPE_CHECKING:
     from spacetime_gr.modeling_spacetime_gr import SpacetimeGRForCausalLM
 
 CANDIDATE_CHUNK = 256  # candidate tokens per row and forward step; bounds the memory
-_MAX_ACTIONS = 512  # read where a model does not say how many it was trained on
 
 
 class RecommendMixin:
@@ -141,7 +141,7 @@ class RecommendMixin:
                 `exclude_visited` is the case of all time.
             explore_odds: the discovery knob: factor on the odds of exploring against returning (1 = as learnt).
             max_actions: the last so many actions of each history are read; default as many as in training
-                (`config.context_actions`, or 512 where the model does not say).
+                (`config.context_actions`, or 128 where the model does not say).
 
         Returns:
             Per history `{"poi_id": [...], "log_prob": [...], "coverage": float}`: places by falling log-probability,
@@ -158,7 +158,7 @@ class RecommendMixin:
             raise ValueError(f"k={k}, num_beams={num_beams}, explore_odds={explore_odds}: all must be positive")
         self.places.check(index)
         if max_actions is None:
-            max_actions = self.config.context_actions or _MAX_ACTIONS
+            max_actions = self.config.context_actions or DEFAULT_CONTEXT_ACTIONS
         columns, offsets = tokenizer.columns(histories)
         size = len(offsets) - 1
         points = None if where is None else np.broadcast_to(np.asarray(where, np.float64), (size, 2))

@@ -7,7 +7,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from spacetime_gr import SpacetimeGRTokenizer
-from spacetime_gr.evaluation.model_files import DEFAULT_ACTIONS, load_exported, trained_actions
+from spacetime_gr.evaluation.model_files import load_exported, trained_actions
+from spacetime_gr.vocabulary import DEFAULT_CONTEXT_ACTIONS
 from tests.spacetime_gr.test_modeling_spacetime_gr import make_model
 
 
@@ -24,7 +25,7 @@ def test_trained_actions(exported: Path) -> None:
     settings = json.loads(file.read_text())
     del settings["context_actions"]
     file.write_text(json.dumps(settings))
-    assert trained_actions(exported) == DEFAULT_ACTIONS
+    assert trained_actions(exported) == DEFAULT_CONTEXT_ACTIONS
     for damaged in ("", "[]"):
         file.write_text(damaged)
         with pytest.raises(ValueError, match=r"config.json is damaged"):
