@@ -351,8 +351,12 @@ def everything(arguments: argparse.Namespace) -> None:
         for (side, own), core in zip(sides.items(), cores if repeat % 2 == 0 else cores[::-1], strict=True):
             processes.append(start(command_of_ours(arguments, runs[side], *own), runs[side]))
             psutil.Process(processes[-1].pid).cpu_affinity([core])
-        for process, run in zip(processes, runs.values(), strict=True):
-            finish(process, run)
+        try:
+            for process, run in zip(processes, runs.values(), strict=True):
+                finish(process, run)
+        finally:  # of two runs, neither is left behind
+            for process in processes:
+                process.kill()
         for side, run in runs.items():
             clocks[side].append(read(run))
         weights = [load_file(run / "export" / "model.safetensors") for run in runs.values()]

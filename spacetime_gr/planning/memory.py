@@ -63,9 +63,9 @@ def plan_memory(
     """Memory of one device of `world_size`.
 
     Args:
-        optimizer_tensors: float32 numbers that the optimiser keeps of each parameter.
         accumulation: micro-batches of a step; of several, the gradients of earlier ones are held beside a later one's
             activations.
+        optimizer_tensors: float32 numbers that the optimiser keeps of each parameter.
         allowance: for what is not modelled.
     """
     width, config = batch.width, inventory.config

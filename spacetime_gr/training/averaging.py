@@ -31,13 +31,13 @@ class AveragingAdamW(torch.optim.AdamW):
         loss = super().step(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
-                state = self.state.get(parameter)
-                if not state:  # it had no gradient yet
+                if parameter.grad is None:  # no step of its own was taken
                     continue
+                state = self.state[parameter]
                 if AVERAGE not in state:
-                    state[AVERAGE] = torch.zeros_like(parameter)
-                # All on the device: the host waits for nothing.
-                weight = 1 - (1 - 1 / state["step"].clamp(min=1)) ** (self.power + 1)
+                    state[AVERAGE] = parameter.detach().clone()
+                # 1 - b, exact for late steps too; a tensor, so that the host need not wait for a GPU.
+                weight = -torch.expm1((self.power + 1) * torch.log1p(-1 / state["step"].clamp(min=1)))
                 if self.found_inf is not None:
                     weight = weight * (1 - self.found_inf)
                 state[AVERAGE].lerp_(parameter, weight.to(parameter.device))
@@ -46,16 +46,17 @@ class AveragingAdamW(torch.optim.AdamW):
 
 @contextmanager
 def averaged(engine: Any, stage: int) -> Iterator[None]:
-    """Inside, the engine's model has the averaged weights, where its optimiser keeps them; do not train. Collective.
+    """Inside, the engine's model has the averaged weights, where its optimiser keeps them. Collective.
+
+    Inside, do not train, save or enter again. After an error inside, nothing is exchanged back: that would be a
+    collective which the other ranks are not in, and after an error a run neither trains nor saves.
 
     Args:
         engine: a DeepSpeed engine under ZeRO `stage`.
     """
     _exchange(engine, stage)
-    try:
-        yield
-    finally:
-        _exchange(engine, stage)
+    yield
+    _exchange(engine, stage)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ class RunSection(Section):
     dir: str = Field(min_length=1, description="run directory; a run found there is resumed")
     resume: Literal["auto", "required"] = Field(
         default="auto",
-        description="required: refuse to start where no run is found, as when the file system of `dir` is not mounted",
+        description="required: refuse to start where no checkpoint is found, as when its file system is not mounted",
     )
     name: str | None = Field(
         default=None, description="shown in wandb and in the model card; default: the directory's name"

@@ -41,7 +41,7 @@ def environment_world() -> World:
 
 def restarts() -> int:
     """How often Slurm or torchrun has started this job again; 0 under a launcher that does not say."""
-    return max(int(os.environ.get(name, 0)) for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+    return max(int(os.environ.get(name) or 0) for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 
 def start_processes(timeout: timedelta | None = None) -> World:

@@ -93,6 +93,9 @@ def deepspeed_settings(config: PretrainConfig, world_size: int, precision: str) 
             "train.average_power needs weights in fp32 to average, and ZeRO stage 0 in bf16 keeps them elsewhere; set "
             "deepspeed.zero_stage=1"
         )
+    devices = {zero.get(part, {}).get("device") for part in ("offload_optimizer", "offload_param")}
+    if "nvme" in devices and config.train.average_power is not None:
+        raise ValueError("train.average_power cannot reach weights on NVMe; take it out, or offload to the cpu")
     offload = config.deepspeed.offload
     if offload != "none" and (stage == 0 or (offload == "all" and stage != 3)):
         raise ValueError(f"deepspeed.offload={offload} does not go with ZeRO stage {stage}; set deepspeed.zero_stage")

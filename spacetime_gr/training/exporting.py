@@ -126,6 +126,8 @@ def model_card(model: Any, config: PretrainConfig, record: dict[str, Any]) -> st
         for key, value in record.items()
         if key.startswith(("loss", "eval_")) and isinstance(value, int | float)
     ]
+    power = config.train.average_power
+    weights = "of the last step" if power is None else f"averaged over all steps, step t weighing t^{power:g}"
     return f"""---
 library_name: transformers
 tags:
@@ -158,8 +160,9 @@ It knows the places of its tokenizer only, and was trained on the data below onl
 | row length | {config.data.row_length} tokens, {config.data.num_lanes} rows in a batch |
 | data | {", ".join(f"`{Path(corpus.path).name}`" for corpus in config.data.corpora)} |
 | seed | {config.train.seed} |
+| weights | {weights} |
 
-Loss in nats per supervised token (`eval_`: held-out rows):
+Loss in nats per supervised token (`eval_`: of these weights on held-out rows; else in training):
 
 | | |
 | --- | --- |

@@ -220,12 +220,13 @@ def check_found(config: PretrainConfig) -> None:
     """Refuse to start anew where `run.resume=required`.
 
     Raises:
-        ValueError: the run directory holds no run.
+        ValueError: the run directory holds no checkpoint.
     """
-    if config.run.resume == "required" and not (Path(config.run.dir) / CONFIG_FILE).is_file():
+    folder = Path(config.run.dir) / "checkpoints"
+    if config.run.resume == "required" and CheckpointStore(folder).newest() is None:
         raise ValueError(
-            f"run.resume=required, but {config.run.dir} holds no run ({CONFIG_FILE} is not there); mount the file "
-            "system that it lies on, correct run.dir, or start it for the first time with run.resume=auto"
+            f"run.resume=required, but there is no checkpoint in {folder}; mount the file system that it lies on, "
+            "correct run.dir, or start it for the first time with run.resume=auto"
         )
 
 

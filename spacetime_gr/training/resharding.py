@@ -111,7 +111,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, names: Sequence[str],
         averaged: the average of the weights in place of the last ones; the run must have kept it.
 
     Raises:
-        ValueError: the checkpoint is of another model.
+        ValueError: the checkpoint is of another model, or has no average.
     """
     folder = checkpoint.path / "engine"
     if checkpoint.meta["zero_stage"] < 3:
@@ -124,8 +124,12 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, names: Sequence[str],
             model.get_buffer(name).copy_(rest["module"][name])
     source = read_source(checkpoint, names)
     weights = dict(model.named_parameters())
-    _check_sizes(checkpoint, source, {name: weights[name].numel() for name in names})
-    for name in names:
+    _check_sizes(checkpoint, source, {name: parameter.numel() for name, parameter in weights.items()})
+    if averaged and AVERAGE not in source.tensors:
+        raise ValueError(
+            f"{checkpoint.path} has no average of the weights; its run was made without train.average_power"
+        )
+    for name in weights:
         fragments = source.parameters[name]
         fragments.read(AVERAGE if averaged else WEIGHT, 0, fragments.numel, weights[name].view(-1))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.training_loop import ROOT, per_step, settings
+from benchmarks.training_loop import ROOT, StepClock, per_step, settings
 from spacetime_gr.training.callbacks import own_callbacks
 from spacetime_gr.training.loading import load_config
 
@@ -16,8 +16,7 @@ def test_both_sides_take_the_settings_of_the_command_line(tmp_path: Path) -> Non
     assert (config.data.path, config.run.dir) == (str(given.data), str(tmp_path / "[run]"))
     assert (config.train.max_steps, config.train.lr, config.model["hidden_size"]) == (7, 0.5, 64)
     assert (config.train.schedule, config.train.weight_decay, config.log.every) == ("constant", 0.0, 1)
-    (clock,) = own_callbacks(config.run.callbacks)
-    assert clock.name == "StepClock"
+    assert own_callbacks(config.run.callbacks) == [StepClock]
 
 
 def test_a_mean_is_over_the_steps_after_the_warm_up() -> None:

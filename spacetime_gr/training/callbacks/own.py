@@ -13,7 +13,7 @@ def own_callbacks(paths: Sequence[str]) -> list[type[Callback]]:
         paths: `package.module:Class`, importable and derived from `Callback`.
 
     Raises:
-        ValueError: a path has another form, cannot be imported, or names no such class.
+        ValueError: a path has another form, cannot be imported, or names no such class; or one is given twice.
     """
     classes: list[type[Callback]] = []
     for path in paths:
@@ -22,5 +22,7 @@ def own_callbacks(paths: Sequence[str]) -> list[type[Callback]]:
             raise ValueError(
                 f"run.callbacks={path} is no class derived from spacetime_gr.training.callbacks.Callback, but {found!r}"
             )
+        if found in classes:  # named early; two classes of one name are found when the run is put together
+            raise ValueError(f"run.callbacks names {path} twice; name each class once")
         classes.append(found)
     return classes

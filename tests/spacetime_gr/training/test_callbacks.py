@@ -32,6 +32,7 @@ def test_classes_come_in_order() -> None:
         (["no.such.module:Class"], "cannot import no.such.module (No module named 'no'); install its package, or add"),
         ([f"{HERE}:Absent"], "Absent does not exist in"),
         ([f"{HERE}:os"], "is no class derived from"),
+        ([f"{HERE}:StepCounter"] * 2, "StepCounter twice"),
     ],
 )
 def test_a_path_that_leads_nowhere_is_named(paths: list[str], said: str) -> None:

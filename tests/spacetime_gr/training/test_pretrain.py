@@ -170,7 +170,7 @@ def test_a_held_out_part_that_cleaning_empties_is_said_before_training(
 
 def test_a_run_that_must_be_there_is_not_begun_anew(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(file), "run.resume=required"]) == 2
-    assert "holds no run (config.yaml is not there); mount the file system" in capsys.readouterr().err
+    assert "run.resume=required, but there is no checkpoint in" in capsys.readouterr().err
     assert not Path(load_config(file).run.dir).exists()
 
 
@@ -181,7 +181,7 @@ def test_a_restarted_job_says_that_it_begins_anew(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     _open_run(config, alone)
     assert f"(restart 2), but {config.run.dir} holds no run: it begins anew" in capsys.readouterr().err
-    _open_run(load_config(file, ["run.resume=required"]), alone)
+    _open_run(config, alone)  # it is there now
     assert capsys.readouterr().err == ""
 
 
