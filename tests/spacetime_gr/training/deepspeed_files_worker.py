@@ -1,10 +1,11 @@
-"""Run by test_deepspeed_files.py: two steps under each file of configs/deepspeed/, in one process."""
+"""Run by test_deepspeed_files.py: two steps under each file of configs/deepspeed/, in one process; averaged weights."""
 
 import gc
 import json
 import sys
 from pathlib import Path
 
+from spacetime_gr.training.averaging import averaged
 from spacetime_gr.training.distributed import start_processes, stop_processes
 from spacetime_gr.training.exporting import gathered_state
 from spacetime_gr.training.loading import load_config
@@ -14,7 +15,8 @@ from tests.spacetime_gr.training.parity_worker import batches_of, build, cases_o
 def main(city: str, out: str, *files: str) -> None:
     world = start_processes()
     base = Path(out).with_suffix(".yaml")
-    base.write_text(json.dumps(settings(city, cases_of(1)[0]).model_dump(mode="json") | {"deepspeed": {}}))
+    config = settings(city, cases_of(1)[0], train={"average_power": 1})
+    base.write_text(json.dumps(config.model_dump(mode="json") | {"deepspeed": {}}))
     states = {}
     for file in files:
         config = load_config(base, [f"deepspeed.config={file}"])
@@ -24,7 +26,9 @@ def main(city: str, out: str, *files: str) -> None:
         batches = batches_of(trainer.stream, world.rank, world.size)
         for _ in range(2):
             trainer.train_step(batches)
-        states[file] = {name: value.float().clone() for name, value in gathered_state(trainer.engine.module).items()}
+        with averaged(trainer.engine, trainer.zero_stage):
+            whole = gathered_state(trainer.engine.module)
+        states[file] = {name: value.float().clone() for name, value in whole.items()}
         trainer.engine.destroy()
         gc.collect()
     first = states[files[0]]

@@ -238,7 +238,7 @@ def guard(city: str, out: Path, world: World) -> list[dict[str, Any]]:
             city,
             Case(stage, 2, 16, True, False),
             run={"dir": str(out.parent / f"guard-{stage}-{precision}")},
-            train={"schedule": "constant", "warmup_steps": 0, "precision": precision},
+            train={"schedule": "constant", "warmup_steps": 0, "precision": precision, "average_power": 1},
             # Few and almost equal values have a small deviation: what is not multiplied by 1e4 must pass.
             guard={"window": 4, "sigma_factor": 100, "max_share": 1},
         )

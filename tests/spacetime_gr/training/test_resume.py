@@ -17,7 +17,7 @@ CONFIG = """
 data: {path: CITY, row_length: 64, num_lanes: 4, curriculum: {schedule: constant, final_share: 0.5}}
 model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_user_buckets: 16, spatial_features: 8,
         pointer_size: 8, hidden_dropout: 0.1}
-train: {max_steps: 60, warmup_steps: 2, gradient_accumulation: 2, precision: fp32}
+train: {max_steps: 60, warmup_steps: 2, gradient_accumulation: 2, precision: fp32, average_power: 1}
 deepspeed: {zero_stage: 2}
 checkpoint: {every: 20, ephemeral_every: 7, keep: 2}
 log: {every: 3}

@@ -5,15 +5,23 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from spacetime_gr import SpacetimeGRForCausalLM
+from spacetime_gr.training.checkpoints import CheckpointStore
+from spacetime_gr.training.config import PretrainConfig
+from spacetime_gr.training.data import load_tokenizer, open_stream
+from spacetime_gr.training.engine import trained_names
 from spacetime_gr.training.exporting import export_run
+from spacetime_gr.training.loading import load_config
+from spacetime_gr.training.resharding import load_weights
 from tests.spacetime_gr.training.processes import RankServer, wait_ranks
 
 CONFIG = """
 data: {path: CITY, row_length: 64, num_lanes: 4}
 model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_user_buckets: 16, spatial_features: 8,
         pointer_size: 8}
-train: {max_steps: 12, warmup_steps: 2}
+train: {max_steps: 12, warmup_steps: 2, average_power: 1}
 deepspeed: {zero_stage: 3}
 checkpoint: {every: 8, asynchronous: true}
 log: {every: 2}
@@ -23,6 +31,16 @@ eval: {num_rows: 4}
 
 def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@torch.no_grad()
+def held_out_loss(config: PretrainConfig, model: SpacetimeGRForCausalLM) -> float:
+    """Of the first `eval.num_rows` held-out rows."""
+    tokenizer = load_tokenizer(config)
+    batch = next(open_stream(config, tokenizer, split="validation").rows_once())
+    assert len(batch["input_ids"]) == config.eval.num_rows
+    out = model(**{name: torch.from_numpy(value) for name, value in batch.items()}, num_items_in_batch=1.0)
+    return float(out.loss_sums.sum() / out.loss_counts.sum())
 
 
 @pytest.mark.distributed
@@ -36,6 +54,14 @@ def test_two_ranks_then_one_under_another_stage(city: Path, tmp_path: Path, rank
     exported = (run / "export").rename(tmp_path / "export")
     again = export_run(run, tmp_path / "again")  # of the checkpoint: the shards of two ranks
     assert (again / "model.safetensors").read_bytes() == (exported / "model.safetensors").read_bytes()
+    assert "| weights | averaged over all steps, step t weighing t^1 |" in (exported / "README.md").read_text()
+    # The held-out loss is that of the exported weights, which are not the last ones.
+    settings = load_config(config)
+    model = SpacetimeGRForCausalLM.from_pretrained(exported).train(False)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert held_out_loss(settings, model) == pytest.approx(last["eval_loss"], rel=1e-5)
+    load_weights(model, CheckpointStore(run / "checkpoints").open(12), trained_names(model, settings))
+    assert held_out_loss(settings, model) != pytest.approx(last["eval_loss"], rel=1e-4)
 
     shutil.rmtree(run / "checkpoints" / "step-00000012")
     (run / "status.json").unlink()
