@@ -46,6 +46,7 @@ SAME = [
     "train.max_minutes=null",
     "train.max_tokens=null",
     "train.weight_decay=0",
+    "train.average_power=null",
     "model.hidden_dropout=0",  # the sides draw different numbers
     "eval.at_end=false",
     "eval.every=null",
