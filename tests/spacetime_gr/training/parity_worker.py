@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from data_pipelines import TokenStream
+from spacetime_gr.training.averaging import AVERAGE, averaged
 from spacetime_gr.training.config import PretrainConfig
 from spacetime_gr.training.data import load_tokenizer, open_stream
 from spacetime_gr.training.distributed import World, all_sum, gather_json, start_processes, stop_processes
@@ -219,11 +220,14 @@ def guarded(config: PretrainConfig, world: World, factors: dict[int, float], num
         skips.on_step(trainer)
     skips.close("stopped")
     end = gathered_state(trainer.engine.module)
+    with averaged(trainer.engine, trainer.zero_stage):
+        average = {f"average.{name}": value for name, value in gathered_state(trainer.engine.module).items()}
     states = trainer.engine.basic_optimizer.state.values()
     result = {
-        "weights": {name: value.clone() for name, value in end.items()},
+        "weights": {name: value.clone() for name, value in (end | average).items()},
         "moved": any(not torch.equal(value, end[name]) for name, value in start.items()),
-        "moments": [value.clone() for state in states for value in state.values()],
+        # Averages are compared whole, above: the padding of stage 3's shards of the weights is not initialised.
+        "moments": [value.clone() for state in states for key, value in state.items() if key != AVERAGE],
         "skipped": gather_json(trainer.skipped_steps, world),
     }
     trainer.engine.destroy()
