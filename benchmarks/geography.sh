@@ -12,7 +12,8 @@ mkdir -p "$out"
 [ -e "$out/country/events.parquet" ] || python "$repository/benchmarks/index_alternatives.py" country --out "$out/country"
 for name in nyc country; do
   if [ "$name" = nyc ]; then
-    source="$data/nyc_foursquare/splits/lessismore" format=lessismore protocol=lessismore config=nyc settings=() targets=6000
+    source="$data/nyc_foursquare/splits/lessismore" format=lessismore protocol=lessismore config=nyc targets=6000
+    settings=(train.max_steps=420) # 7 passes
   else
     source="$out/country" format=tables protocol=time_split config=quickstart
     settings=(train.max_steps=150) targets=1500

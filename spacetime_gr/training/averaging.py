@@ -45,22 +45,19 @@ class AveragingAdamW(torch.optim.AdamW):
 
 
 @contextmanager
-def averaged(engine: Any, stage: int) -> Iterator[None]:
+def averaged(engine: Any) -> Iterator[None]:
     """Inside, the engine's model has the averaged weights, where its optimiser keeps them. Collective.
 
     Inside, do not train, save or enter again. After an error inside, nothing is exchanged back: that would be a
     collective which the other ranks are not in, and after an error a run neither trains nor saves.
-
-    Args:
-        engine: a DeepSpeed engine under ZeRO `stage`.
     """
-    _exchange(engine, stage)
+    _exchange(engine)
     yield
-    _exchange(engine, stage)
+    _exchange(engine)
 
 
 @torch.no_grad()
-def _exchange(engine: Any, stage: int) -> None:
+def _exchange(engine: Any) -> None:
     """Weights and averages change places."""
     optimizer = engine.basic_optimizer
     if not isinstance(optimizer, AveragingAdamW):
@@ -72,19 +69,12 @@ def _exchange(engine: Any, stage: int) -> None:
                 kept = weight.clone()
                 weight.copy_(average)
                 average.copy_(kept)
-    renew_weights(engine, stage)
-
-
-@torch.no_grad()
-def renew_weights(engine: Any, stage: int) -> None:
-    """Bring the model's weights up to those that ZeRO's optimiser keeps, after these were changed. Collective."""
-    optimizer = engine.optimizer
+    # Under ZeRO the optimiser's weights are not the model's, which are brought up to them.
+    zero, stage = engine.optimizer, engine.zero_optimization_stage()
     if stage in (1, 2):
-        optimizer.update_lp_params()
+        zero.update_lp_params()
     elif stage == 3:
-        optimizer.checkpoint_event_prologue()
-        for weights, kept in zip(
-            optimizer.fp16_partitioned_groups_flat, optimizer.fp32_partitioned_groups_flat, strict=True
-        ):
-            weights.copy_(kept)
-        optimizer.checkpoint_event_epilogue()
+        zero.checkpoint_event_prologue()
+        for shard, kept in zip(zero.fp16_partitioned_groups_flat, zero.fp32_partitioned_groups_flat, strict=True):
+            shard.copy_(kept)
+        zero.checkpoint_event_epilogue()

@@ -1,9 +1,9 @@
 """A checkpoint of some number of ranks and ZeRO stage, taken up by an engine of another.
 
 Under ZeRO every rank keeps a flat fp32 vector of its part of the weights, and the optimiser's tensors (moments, and the
-average of the weights if the run keeps it) in the same layout. What part of
-which parameter lies where follows from the stage and the number of ranks. So the old layout is described as fragments
-of parameters, and the new one is filled with slices of them. Files are memory-mapped: a rank reads what it needs.
+average of the weights if the run keeps it) in the same layout. What part of which parameter lies where follows from the
+stage and the number of ranks. So the old layout is described as fragments of parameters, and the new one is filled with
+slices of them. Files are memory-mapped: a rank reads what it needs.
 """
 
 import math
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from spacetime_gr.training.averaging import AVERAGE, renew_weights
+from spacetime_gr.training.averaging import AVERAGE
 from spacetime_gr.training.checkpoints import Checkpoint
 from spacetime_gr.training.distributed import full_numel
 from spacetime_gr.training.safe_loading import load_states
@@ -129,9 +129,9 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, names: Sequence[str],
         raise ValueError(
             f"{checkpoint.path} has no average of the weights; its run was made without train.average_power"
         )
-    for name in weights:
+    for name, parameter in weights.items():
         fragments = source.parameters[name]
-        fragments.read(AVERAGE if averaged else WEIGHT, 0, fragments.numel, weights[name].view(-1))
+        fragments.read(AVERAGE if averaged else WEIGHT, 0, fragments.numel, parameter.view(-1))
 
 
 def _check_sizes(checkpoint: Checkpoint, source: Source, sizes: Mapping[str, int]) -> None:
@@ -229,7 +229,7 @@ def _fill_stage_1_2(engine: Any, source: Source) -> None:
                 out = target.narrow(0, inside.start, inside.numel)
                 fragments.read(key, start, start + inside.numel, out)
         optimizer.optimizer.state[flat] = {"step": _step(source, optimizer.optimizer, flat), **state}
-    renew_weights(engine, stage=2)
+    optimizer.update_lp_params()
 
 
 @torch.no_grad()

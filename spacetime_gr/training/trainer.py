@@ -109,8 +109,7 @@ class Trainer:
         self.own_seconds = 0.0
         self.extra_metrics: dict[str, float | None] = {}
         self.timers = Timers()
-        self.zero_stage = resolve_stage(config)
-        self.norm_from_engine = self.zero_stage > 0 or engine.bfloat16_enabled()
+        self.norm_from_engine = resolve_stage(config) > 0 or engine.bfloat16_enabled()
 
     @property
     def done(self) -> float:
@@ -262,7 +261,7 @@ class Trainer:
         """
         self.engine.eval()
         window = Window.empty(self.world.device)
-        with averaged(self.engine, self.zero_stage):
+        with averaged(self.engine):
             for batch in batches:
                 for micro_batch in self._split(batch):
                     out = self.engine(**micro_batch, num_items_in_batch=1.0, use_cache=False)

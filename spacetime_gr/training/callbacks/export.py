@@ -25,7 +25,7 @@ class Export(Callback):
     def on_end(self, trainer: "Trainer") -> None:
         if trainer.finished:
             folder = trainer.run_dir / "export"
-            with averaged(trainer.engine, trainer.zero_stage):
+            with averaged(trainer.engine):
                 export_engine(trainer.engine, self.tokenizer, folder, trainer.config, self.last_record)
 
     def state_dict(self) -> dict[str, Any]:

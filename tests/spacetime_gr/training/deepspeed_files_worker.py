@@ -26,7 +26,7 @@ def main(city: str, out: str, *files: str) -> None:
         batches = batches_of(trainer.stream, world.rank, world.size)
         for _ in range(2):
             trainer.train_step(batches)
-        with averaged(trainer.engine, trainer.zero_stage):
+        with averaged(trainer.engine):
             whole = gathered_state(trainer.engine.module)
         states[file] = {name: value.float().clone() for name, value in whole.items()}
         trainer.engine.destroy()

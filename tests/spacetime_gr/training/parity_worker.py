@@ -220,7 +220,7 @@ def guarded(config: PretrainConfig, world: World, factors: dict[int, float], num
         skips.on_step(trainer)
     skips.close("stopped")
     end = gathered_state(trainer.engine.module)
-    with averaged(trainer.engine, trainer.zero_stage):
+    with averaged(trainer.engine):
         average = {f"average.{name}": value for name, value in gathered_state(trainer.engine.module).items()}
     states = trainer.engine.basic_optimizer.state.values()
     result = {

@@ -111,7 +111,7 @@ def largest(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> f
 def states_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     """The last weights, and the averaged ones under `average.…`; whole, on rank 0. Collective."""
     last = gathered_state(trainer.engine.module)
-    with averaged(trainer.engine, trainer.zero_stage):
+    with averaged(trainer.engine):
         average = gathered_state(trainer.engine.module)
     again = gathered_state(trainer.engine.module)  # what was exchanged came back
     assert all(torch.equal(value, again[name]) for name, value in last.items())
