@@ -1,4 +1,4 @@
-"""`spacetime-gr cascade`: fit the cascade baseline on a prepared folder."""
+"""`spacetime-gr cascade`: fit the cascade baseline, or the ranker of a model's candidates, on a prepared folder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,25 +16,52 @@ def cascade(
         str, typer.Option(help="The rule of the validation targets, as for `evaluate --protocol`.")
     ] = "public",
     seed: Annotated[int, typer.Option(help="Seed of samples, factors and trees.")] = 0,
+    early_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Fit the ranker of a model's candidates, with the scores of this one (run directory or exported "
+            "folder), which was trained on the first part of DATA's training events only.",
+            show_default=False,
+        ),
+    ] = None,
+    early_data: Annotated[
+        Path | None,
+        typer.Option(help="The prepared folder that --early-model was trained on.", show_default=False),
+    ] = None,
 ) -> None:
     """Fit recall, coarse and fine ranking on the training part; `spacetime-gr evaluate --cascade OUT` ranks with it.
 
+    With --early-model: `spacetime-gr evaluate RUN --ranker OUT` ranks the candidates of RUN, trained on all of DATA.
     Tuned on the last part of training; the held-out events are not opened. Needs the `cascade` extra.
     """
     from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 
     from data_pipelines.prepared import PreparedFolder
     from spacetime_gr.evaluation.cascade.fitting import fit_cascade
 
-    console = Console()
-    fitted = fit_cascade(
-        PreparedFolder(data),
-        protocol=protocol,
-        setting=setting,
-        seed=seed,
-        report=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
-    )
+    if (early_model is None) != (early_data is None):
+        raise ValueError("--early-model and --early-data belong together: the model, and the folder it was trained on")
+    console, errors = Console(), Console(stderr=True)
+    folder = PreparedFolder(data)
+    model = None
+    if early_model is not None and early_data is not None:
+        from spacetime_gr.evaluation.cascade.early_model import EarlyModel
+
+        model = EarlyModel(early_model, PreparedFolder(early_data), folder, blind=setting == "blind")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors) as bar:
+        requests = bar.add_task("requests", total=None)
+        fitted = fit_cascade(
+            folder,
+            protocol=protocol,
+            setting=setting,
+            seed=seed,
+            early_model=model,
+            report=lambda line: errors.print(line, highlight=False, markup=False, soft_wrap=True),
+            progress=lambda done, of: bar.update(requests, completed=done, total=of),
+        )
     fitted.save(out)
     table = Table(title="recall on validation")
     for head in ("", "candidates", "all", "returns", "discoveries"):

@@ -1,9 +1,12 @@
 """`spacetime-gr evaluate`: the model beside the counters, returns and discoveries apart."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from spacetime_gr.evaluation.baselines import Scorer
 
 MEASURE = "What is measured"
 MODEL = "Model"
@@ -105,6 +108,14 @@ def evaluate(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    ranker: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of `spacetime-gr cascade --early-model`: order RUN's candidates with it.",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     cascade: Annotated[
         Path | None,
         typer.Option(help="Folder of `spacetime-gr cascade`: one more baseline.", show_default=False),
@@ -148,6 +159,10 @@ def evaluate(
 
     if baselines_only == (run is not None):
         raise ValueError("give either a RUN to evaluate, or --baselines-only for the counters alone")
+    if ranker is not None and run is None:
+        raise ValueError("--ranker orders the candidates of a RUN; give one")
+    if ranker is not None and renew_days is not None:
+        raise ValueError("--ranker was fitted with a model whose counts stand still; leave --renew-days out")
     if baselines_only and not counters:
         raise ValueError("--baselines-only with --no-counters leaves nothing to rank")
     task = Task(
@@ -176,6 +191,7 @@ def evaluate(
         "data": fingerprint([folder.path / "manifest.json"]),
         "model": None if run is None else fingerprint(model_files(run)),
         "truth": None if truth is None else fingerprint([truth]),
+        "ranker": None if ranker is None else fingerprint(cascade_files(ranker)),
         "cascade": None if cascade is None else fingerprint(cascade_files(cascade)),
     }
     records = None if json_file is None else records_path(json_file)
@@ -191,7 +207,7 @@ def evaluate(
             print_report(result, Console())
             return
     ceiling = find_truth(folder, truth, protocol)
-    scorer = None
+    scorer: Scorer | None = None
     if run is not None:
         from spacetime_gr.evaluation.model_scorer import load_scorer
 
@@ -201,10 +217,14 @@ def evaluate(
             context_actions=context_actions,
             batch_size=batch_size,
             blind=setting == "blind",
-            explore_odds=task.explore_odds,
+            explore_odds=(1.0,) if ranker is not None else task.explore_odds,
             renew_days=renew_days,
             device=device,
         )
+    if ranker is not None and scorer is not None:
+        from spacetime_gr.evaluation.cascade.ranked_model import RankedModel
+
+        scorer = RankedModel(load_cascade(ranker, folder, setting, with_model=True), scorer, task.explore_odds)
     baselines = {} if cascade is None else {"cascade": load_cascade(cascade, folder, setting)}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:

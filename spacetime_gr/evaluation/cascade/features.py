@@ -51,6 +51,8 @@ BLIND_FEATURES = (
     "embedding_score",
     "embedding_similarity_to_last",
 )
+# Of a fine ranker that is given a generative model's log-probabilities.
+MODEL_FEATURES = ("model_score", "model_margin", "model_rank")
 # Cheap, and enough to tell the unlikely.
 COARSE_TIMED = ("own_visits_hour", "category_hour")
 COARSE_BLIND = (
@@ -59,9 +61,9 @@ COARSE_BLIND = (
 )
 
 
-def fine_features(timed: bool) -> tuple[str, ...]:
+def fine_features(timed: bool, with_model: bool = False) -> tuple[str, ...]:
     """Names of the fine ranker's features."""
-    return BLIND_FEATURES + TIMED_FEATURES if timed else BLIND_FEATURES
+    return BLIND_FEATURES + (TIMED_FEATURES if timed else ()) + (MODEL_FEATURES if with_model else ())
 
 
 def coarse_features(timed: bool) -> tuple[str, ...]:
@@ -280,3 +282,27 @@ class PairFeatures:
         """Cosine between the factors of the last place and of this one; NaN without a last place."""
         cosine = np.einsum("mf,mf->m", self.embedding.unit[self.last], self.embedding.unit[self.poi])
         return np.where(self.last >= 0, cosine, np.nan)
+
+    # The generative model.
+
+    @cached_property
+    def _model_scores(self) -> np.ndarray:
+        """(n, num_pois) log-probabilities."""
+        scores = self.requests.model_scores
+        assert scores is not None, "these features need a model's scores"
+        return scores
+
+    def model_score(self) -> np.ndarray:
+        """Log-probability of the place."""
+        return self._model_scores[self.row, self.poi]
+
+    def model_margin(self) -> np.ndarray:
+        """Log-probability of the place against the likeliest one's."""
+        return self.model_score() - self._model_scores.max(axis=1)[self.row]
+
+    def model_rank(self) -> np.ndarray:
+        """Rank among all places, log."""
+        order = np.argsort(-self._model_scores, axis=1, kind="stable")
+        rank = np.empty_like(order)
+        np.put_along_axis(rank, order, np.arange(1, order.shape[1] + 1)[None], axis=1)
+        return np.log(rank[self.row, self.poi])

@@ -5,6 +5,9 @@ are fitted on it. The second gives the ranker's training requests, every event o
 with all that came strictly before it. The third is validation: its targets follow the protocol's own rule, it stops
 the boosting and picks the point of the grid. The folder's validation and test events are cut off before anything else.
 At the end the place factors are fitted again, on the whole training part.
+
+With an early model the first part is what that model was trained on, its candidates join those of the cascade, and the
+fine ranker is given its scores: the ranker of a generative model.
 """
 
 from __future__ import annotations
@@ -15,13 +18,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spacetime_gr.evaluation.baselines import Scorer
+from spacetime_gr.evaluation.cascade.early_model import EarlyModel
 from spacetime_gr.evaluation.cascade.embedding import PlaceEmbedding
 from spacetime_gr.evaluation.cascade.features import coarse_features, fine_features
 from spacetime_gr.evaluation.cascade.known import KnownEvents
-from spacetime_gr.evaluation.cascade.ranking import CoarseRanker, FineRanker, Pairs
-from spacetime_gr.evaluation.cascade.recall import LIMITS
+from spacetime_gr.evaluation.cascade.ranking import Calibration, CoarseRanker, FineRanker, Pairs
+from spacetime_gr.evaluation.cascade.recall import LIMITS, MODEL_LIMITS
 from spacetime_gr.evaluation.cascade.requests import Requests
-from spacetime_gr.evaluation.cascade.scorer import CHUNK, COARSE_LIMIT, Cascade, import_extra, pair_matrix, pool
+from spacetime_gr.evaluation.cascade.scorer import (
+    CHUNK,
+    COARSE_LIMIT,
+    NUM_BOOSTERS,
+    Cascade,
+    find_candidates,
+    import_extra,
+    pair_matrix,
+    pool,
+)
 from spacetime_gr.evaluation.catalogue import Catalogue
 from spacetime_gr.evaluation.events import EventLog
 from spacetime_gr.evaluation.harness import fingerprint
@@ -29,6 +43,7 @@ from spacetime_gr.evaluation.inner_split import inner_instances, time_at, traini
 from spacetime_gr.evaluation.instances import Instances
 from spacetime_gr.evaluation.metrics import HIT_CUTOFFS
 from spacetime_gr.evaluation.protocols import BY_NAME, choose, time_split
+from spacetime_gr.evaluation.ranking import Progress
 
 if TYPE_CHECKING:
     from data_pipelines.prepared import PreparedFolder
@@ -36,9 +51,7 @@ if TYPE_CHECKING:
 RANKER_FROM, VALIDATION_FROM = 0.55, 0.88  # shares of the training events, in time
 MAX_REQUESTS, MAX_COARSE_REQUESTS, MAX_VALIDATION_REQUESTS = 4_000, 1_500, 1_500
 COARSE_NEGATIVES = 20  # per request
-GRID: tuple[Mapping[str, Any], ...] = tuple(
-    {"objective": objective, "num_leaves": leaves} for objective in ("lambdarank", "rank_xendcg") for leaves in (15, 31)
-)
+GRID: tuple[Mapping[str, Any], ...] = tuple({"num_leaves": leaves} for leaves in (7, 15, 31))
 
 Report = Callable[[str], None]
 
@@ -52,21 +65,31 @@ class _Part:
     embedding: PlaceEmbedding
     timed: bool
 
-    def chunks(self) -> Iterator[tuple[slice, Requests]]:
+    def chunks(self, model: Scorer | None = None) -> Iterator[tuple[slice, Requests]]:
         """A few requests at a time, since their tables run over all places."""
         for start in range(0, len(self.instances), CHUNK):
             rows = slice(start, start + CHUNK)
-            yield rows, Requests(self.instances.take(rows), self.known, self.timed)
+            chosen = self.instances.take(rows)
+            yield rows, Requests(chosen, self.known, self.timed, None if model is None else model(chosen))
 
 
 def fit_cascade(
-    folder: PreparedFolder, *, protocol: str = "public", setting: str = "timed", seed: int = 0, report: Report = print
+    folder: PreparedFolder,
+    *,
+    protocol: str = "public",
+    setting: str = "timed",
+    seed: int = 0,
+    early_model: EarlyModel | None = None,
+    report: Report = print,
+    progress: Progress | None = None,
 ) -> Cascade:
-    """Fit and tune a cascade.
+    """Fit and tune a cascade, or the ranker of a generative model.
 
     Args:
         protocol, setting: as for `spacetime-gr evaluate`; the protocol's rule makes the validation targets.
+        early_model: gives the scores that a ranker of a model's candidates learns from, in the same setting.
         report: is told what is being done.
+        progress: is told how many requests have got the features of their candidates, and of how many.
 
     Raises:
         ValueError: the extra is not installed, the protocol does not fit the source, or the training part is too
@@ -80,43 +103,71 @@ def fit_cascade(
     catalogue = Catalogue.from_folder(folder)
     log = training_log(BY_NAME[name](EventLog.from_folder(folder)))  # the held-out part is out of reach from here on
     start, middle, end = (time_at(log, share) for share in (RANKER_FROM, VALIDATION_FROM, 1.0))
+    if early_model is not None:
+        start = early_model.until
+        if not log.timestamp.min() < start < middle:
+            raise ValueError(
+                f"the early model was trained up to {start} (Unix seconds), expected a moment within the training "
+                f"events, after {log.timestamp.min()} and before the last {1 - VALIDATION_FROM:.0%} of them, which "
+                f"begin at {middle}; prepare --early-data with --train-fraction {RANKER_FROM}"
+            )
     rng = np.random.default_rng(seed)
     requests = inner_instances(log, (start, middle), time_split).sample(MAX_REQUESTS, rng)
     validation = inner_instances(log, (middle, end), BY_NAME[name]).sample(MAX_VALIDATION_REQUESTS, rng)
-    learn, check = (_part(instances, catalogue, timed, seed) for instances in (requests, validation))
+    # In the order of users: a model reads a history once for targets that stand near each other.
+    learn, check = (
+        _part(instances.take(np.argsort(instances.target)), catalogue, timed, seed)
+        for instances in (requests, validation)
+    )
 
     few = replace(learn, instances=learn.instances.sample(MAX_COARSE_REQUESTS, rng))
     report(f"coarse ranker: {len(few.instances):,} requests")
     coarse = _fit_coarse(few, coarse_features(timed), rng, seed)
     report(f"features of the candidates: {len(learn.instances):,} and {len(check.instances):,} requests")
-    names = fine_features(timed)
-    learn_data, _, _ = _candidates(learn, coarse, names, complete=True)
-    check_data, check_pairs, recalled = _candidates(check, coarse, names)
+    names = fine_features(timed, early_model is not None)
+    total = len(learn.instances) + len(check.instances)
 
-    grid, best = [], None
-    for point in GRID:
-        fine = FineRanker.fit(names, learn_data, check_data, point, seed)
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    learn_data, _, _ = _candidates(learn, coarse, names, early_model, tell, complete=True)
+    check_data, check_pairs, recalled = _candidates(
+        check, coarse, names, early_model, lambda done: tell(len(learn.instances) + done)
+    )
+
+    def figures(fine: FineRanker) -> dict[str, float]:
         ranks = check_pairs.target_ranks(fine.score(check_data[0]), check.instances.target_poi)
-        figures = {f"hr@{k}": float((ranks <= k).mean()) for k in HIT_CUTOFFS} | {"mrr": float((1 / ranks).mean())}
-        grid.append({**point, "rounds": fine.booster.num_trees(), **figures})
-        report(f"fine ranker {dict(point)}: {fine.booster.num_trees()} rounds, MRR {figures['mrr']:.4f} on validation")
-        if best is None or figures["mrr"] > best[0]:
-            best = (figures["mrr"], fine, dict(point))
-    assert best is not None
+        return {f"hr@{k}": float((ranks <= k).mean()) for k in HIT_CUTOFFS} | {"mrr": float((1 / ranks).mean())}
+
+    grid = []
+    for point in GRID:
+        fine = FineRanker.fit(names, learn_data, check_data, point, (seed,))
+        rounds = fine.boosters[0].num_trees()
+        grid.append({**point, "rounds": rounds, **figures(fine)})
+        report(f"fine ranker {dict(point)}: {rounds} rounds, MRR {grid[-1]['mrr']:.4f} on validation")
+    chosen = GRID[max(range(len(GRID)), key=lambda number: grid[number]["mrr"])]
+    fine = FineRanker.fit(names, learn_data, check_data, chosen, tuple(seed + number for number in range(NUM_BOOSTERS)))
+    report(f"{NUM_BOOSTERS} of {dict(chosen)}: MRR {figures(fine)['mrr']:.4f} on validation")
+    calibration = None
+    if early_model is not None:
+        calibration = Calibration.fit(check_pairs, fine.score(check_data[0]), check.instances.target_poi)
     description = {
         "setting": setting,
         "protocol": name,
         "seed": seed,
         "data_fingerprint": fingerprint([folder.path / "manifest.json"]),
-        "recall_limits": dict(LIMITS),
+        "early_model": None if early_model is None else {"until": start, "fingerprint": early_model.fingerprint},
+        "recall_limits": dict(LIMITS if early_model is None else LIMITS | MODEL_LIMITS),
         "coarse_limit": COARSE_LIMIT,
         "num_requests": {"ranker": len(learn.instances), "validation": len(check.instances)},
         "recall_on_validation": recalled,
-        "chosen": best[2],
+        "chosen": dict(chosen),
         "grid_on_validation": grid,
+        "chosen_on_validation": figures(fine),
     }
     embedding = PlaceEmbedding.fit(log.user, log.poi_row, log.num_users, log.num_pois, seed)
-    return Cascade(catalogue, timed, embedding, coarse, best[1], description)
+    return Cascade(catalogue, timed, embedding, coarse, fine, calibration, description)
 
 
 def _part(instances: Instances, catalogue: Catalogue, timed: bool, seed: int) -> _Part:
@@ -148,20 +199,26 @@ def _fit_coarse(part: _Part, names: tuple[str, ...], rng: np.random.Generator, s
 
 
 def _candidates(
-    part: _Part, coarse: CoarseRanker, names: tuple[str, ...], complete: bool = False
+    part: _Part,
+    coarse: CoarseRanker,
+    names: tuple[str, ...],
+    model: Scorer | None,
+    tell: Callable[[int], None],
+    complete: bool = False,
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Pairs, dict[str, Any]]:
-    """Candidates after the coarse cut: (features, is target, pairs per request), the pairs, and the recall of each
-    step. `complete` leaves out requests whose target is not among them: nothing can be learnt from those."""
+    """Candidates of the fine ranker: (features, is target, pairs per request), the pairs, and the recall of each step.
+
+    `tell` is told how many requests are done. `complete` leaves out requests whose target is no candidate: nothing can
+    be learnt from those.
+    """
     matrices, row, poi = [], [], []
     found: dict[str, list[np.ndarray]] = {}
     sizes: dict[str, list[np.ndarray]] = {}
-    for rows, requests in part.chunks():
-        pairs, channels = pool(requests, part.embedding)
+    for rows, requests in part.chunks(model):
+        candidates = find_candidates(requests, part.embedding, coarse)
+        final, channels = candidates.final, candidates.channels
         target = part.instances.target_poi[rows]
-        final = pairs.take(
-            pairs.best(coarse.score(pair_matrix(requests, pairs, part.embedding, coarse.features)), COARSE_LIMIT)
-        )
-        for step, members in (("all channels", pairs), ("coarse", final)):
+        for step, members in (("to the coarse ranker", candidates.pool), ("to the fine ranker", final)):
             hits = members.row[members.poi == target[members.row]]
             found.setdefault(step, []).append(np.isin(np.arange(len(target)), hits))
             sizes.setdefault(step, []).append(np.bincount(members.row, minlength=len(target)))
@@ -169,10 +226,11 @@ def _candidates(
             found.setdefault(step, []).append(np.take_along_axis(chosen, target[:, None], axis=1)[:, 0])
             sizes.setdefault(step, []).append(chosen.sum(axis=1))
         if complete:
-            final = final.take(found["coarse"][-1][final.row])
+            final = final.take(found["to the fine ranker"][-1][final.row])
         matrices.append(pair_matrix(requests, final, part.embedding, names))
         row.append(final.row + rows.start)
         poi.append(final.poi)
+        tell(min(rows.stop, len(part.instances)))
     pairs = Pairs(np.concatenate(row), np.concatenate(poi), len(part.instances))
     label = pairs.poi == part.instances.target_poi[pairs.row]
     group = np.bincount(pairs.row, minlength=pairs.num_requests)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 EARLY_STOPPING_ROUNDS = 40
-MAX_ROUNDS = 400
+MAX_ROUNDS = 600
 # Common to every point of the grid. One order of summation, so that a seed gives one model.
 _LIGHTGBM = {
     "metric": "ndcg",
     "eval_at": [10],
-    "learning_rate": 0.08,
+    "learning_rate": 0.05,
+    "lambdarank_truncation_level": 15,  # pairs below the list that is judged tell little
     "min_data_in_leaf": 50,
     "feature_fraction": 0.8,
     "lambda_l2": 1.0,
@@ -55,6 +56,40 @@ class Pairs:
         return np.where(np.isfinite(own), greater + (equal + 1) / 2, np.inf)
 
 
+def log_softmax(pairs: Pairs, scores: np.ndarray) -> np.ndarray:
+    """Log-probabilities (m,) of a request's candidates among each other, from scores (m,) in nats."""
+    top = np.full(pairs.num_requests, -np.inf)
+    np.maximum.at(top, pairs.row, scores)
+    above = scores - top[pairs.row]
+    return above - np.log(np.bincount(pairs.row, weights=np.exp(above), minlength=pairs.num_requests))[pairs.row]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From a ranker's scores to probabilities: `scale` nats for a unit of score, and the `share` of all requests whose
+    target is among the candidates."""
+
+    scale: float
+    share: float
+
+    @classmethod
+    def fit(cls, pairs: Pairs, scores: np.ndarray, target: np.ndarray) -> Calibration:
+        """The likeliest scale for targets (n,) (temperature scaling, Guo et al. 2017), and their share."""
+        from scipy.optimize import minimize_scalar
+
+        hit = pairs.poi == target[pairs.row]
+        share = hit.sum() / pairs.num_requests
+        if not hit.any():
+            raise ValueError("no target of the validation requests is a candidate; the training part is too small")
+        known = minimize_scalar(
+            lambda power: -float(log_softmax(pairs, np.exp(power) * scores)[hit].mean()),
+            bounds=(np.log(0.01), np.log(100.0)),
+            method="bounded",
+        )
+        # A share of 1 would rule all other places out for good.
+        return cls(float(np.exp(known.x)), float(min(share, 1 - 0.5 / pairs.num_requests)))
+
+
 @dataclass(frozen=True)
 class CoarseRanker:
     """A linear score of few features: `weights` and `means` (f,) float64, of the features as they come."""
@@ -82,10 +117,10 @@ class CoarseRanker:
 
 @dataclass(frozen=True)
 class FineRanker:
-    """A LightGBM ranker over `features`."""
+    """A LightGBM ranker over `features`: the mean of boosted trees that differ by their seed alone."""
 
     features: tuple[str, ...]
-    booster: Any
+    boosters: tuple[Any, ...]
 
     @classmethod
     def fit(
@@ -94,9 +129,9 @@ class FineRanker:
         training: tuple[np.ndarray, np.ndarray, np.ndarray],
         validation: tuple[np.ndarray, np.ndarray, np.ndarray],
         point: Mapping[str, Any],
-        seed: int,
+        seeds: Sequence[int],
     ) -> FineRanker:
-        """Boost until NDCG@10 on validation has not risen for 40 rounds, and keep the best round.
+        """Boost until NDCG@10 on validation has not risen for 40 rounds, and keep the best round; once for each seed.
 
         Args:
             training, validation: features (m, f), whether each pair is the target (m,), and pairs per request (n,).
@@ -109,16 +144,21 @@ class FineRanker:
             return lightgbm.Dataset(matrix, label, group=group, feature_name=list(features), **options)
 
         learn = dataset(training, params={"max_bin": _LIGHTGBM["max_bin"], "verbosity": -1})
-        booster = lightgbm.train(
-            {**_LIGHTGBM, **point, "seed": seed},
-            learn,
-            num_boost_round=MAX_ROUNDS,
-            valid_sets=[dataset(validation, reference=learn)],
-            callbacks=[lightgbm.early_stopping(EARLY_STOPPING_ROUNDS, verbose=False)],
-        )
-        # Through the text form at once: what is scored with is what is stored, cut at the best round.
-        return cls(features, lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration)))
+        check = dataset(validation, reference=learn)
+        boosters = []
+        for seed in seeds:
+            booster = lightgbm.train(
+                {**_LIGHTGBM, **point, "seed": seed},
+                learn,
+                num_boost_round=MAX_ROUNDS,
+                valid_sets=[check],
+                callbacks=[lightgbm.early_stopping(EARLY_STOPPING_ROUNDS, verbose=False)],
+            )
+            # Through the text form at once: what is scored with is what is stored, cut at the best round.
+            text = booster.model_to_string(num_iteration=booster.best_iteration)
+            boosters.append(lightgbm.Booster(model_str=text))
+        return cls(features, tuple(boosters))
 
     def score(self, matrix: np.ndarray) -> np.ndarray:
         """(m,) float64 scores; only their order within a request means anything."""
-        return np.asarray(self.booster.predict(matrix))
+        return np.mean([booster.predict(matrix) for booster in self.boosters], axis=0)

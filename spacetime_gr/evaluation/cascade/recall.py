@@ -12,6 +12,8 @@ from spacetime_gr.evaluation.cascade.requests import Requests
 NEAR_KM = 0.3  # places nearer than this are equally near
 HISTORY_HALF_LIFE_DAYS = 60.0
 LIMITS: dict[str, int] = {"nearby": 300, "history": 100, "covisits": 100, "embedding": 100}
+# Where a generative model's scores are given. What it names has been ranked: the coarse ranker does not cut it.
+MODEL_LIMITS: dict[str, int] = {"model": 100, "model_new": 100}
 
 
 def channel_scores(name: str, requests: Requests, embedding: PlaceEmbedding) -> np.ndarray:
@@ -20,7 +22,8 @@ def channel_scores(name: str, requests: Requests, embedding: PlaceEmbedding) -> 
     nearby: users who have been there / (km from the last place + 0.3), times the share of the place's category at this
     hour where the time is known. history: the user's own visits, halved every 60 days; timed, those near this hour
     count double. covisits: steps from the last place, then (below one whole step) from places of its category.
-    embedding: product of the user's and the place's factors.
+    embedding: product of the user's and the place's factors. model: a generative model's probabilities. model_new: the
+    same, of places new to the user.
     """
     known = requests.known
     if name == "nearby":
@@ -36,8 +39,11 @@ def channel_scores(name: str, requests: Requests, embedding: PlaceEmbedding) -> 
         category = np.where(requests.last_poi >= 0, known.category[requests.last_poi], -1)
         from_category = _destinations(requests, *known.steps_from_category.values(category, requests.now))
         return from_place + from_category / (from_category.max(axis=1, keepdims=True) + 1)
-    assert name == "embedding"
-    return (embedding.users(requests.own_visits) @ embedding.factors.T).astype(np.float64)
+    if name == "embedding":
+        return (embedding.users(requests.own_visits) @ embedding.factors.T).astype(np.float64)
+    assert requests.model_scores is not None
+    probability = np.exp(requests.model_scores)
+    return probability if name == "model" else np.where(requests.own_visits > 0, 0.0, probability)
 
 
 def recall(

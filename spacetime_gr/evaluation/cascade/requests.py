@@ -25,11 +25,16 @@ class Requests:
     histories, `age` (h,) float64 their age in days.
 
     Tables over all places are (n, num_pois), over categories (n, num_categories), float64.
+
+    Args:
+        model_scores: (n, num_pois) log-probabilities of a generative model, for a ranker of its candidates.
     """
 
-    def __init__(self, instances: Instances, known: KnownEvents, timed: bool) -> None:
+    def __init__(
+        self, instances: Instances, known: KnownEvents, timed: bool, model_scores: np.ndarray | None = None
+    ) -> None:
         log = instances.log
-        self.known, self.timed = known, timed
+        self.known, self.timed, self.model_scores = known, timed, model_scores
         self.num_pois = log.num_pois
         event, self.offsets = instances.history()
         self.length = np.diff(self.offsets)

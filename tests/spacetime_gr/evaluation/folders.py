@@ -20,7 +20,9 @@ _TYPES = {
 }
 
 
-def write_folder(path: Path, log: EventLog, protocol: str = "tables", pois: pa.Table | None = None) -> PreparedFolder:
+def write_folder(
+    path: Path, log: EventLog, protocol: str = "tables", pois: pa.Table | None = None, user_key: str = "one key"
+) -> PreparedFolder:
     """Write a log as prepare would: one row per user and split, users in the order of their hash."""
     files: list[dict[str, Any]] = []
     for code, split in enumerate(SPLITS):
@@ -39,9 +41,12 @@ def write_folder(path: Path, log: EventLog, protocol: str = "tables", pois: pa.T
         places = np.linspace(40.0, 41.0, log.num_pois)
         pois = pa.table({"poi_id": names, "latitude": places, "longitude": -places})
     pq.write_table(pois, path / "pois.parquet")
+    held_out = log.timestamp[log.split > 0]
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "protocol": protocol,
+        "split": {"rule": "global time order", "train_end": int(held_out.min()) if len(held_out) else None},
+        "user_key_fingerprint": user_key,
         "actions": ["check-in"],
         "modes": ["local", "pre_trip", "in_trip"],
         "files": files,

@@ -1,0 +1,78 @@
+"""What a generative model says of requests that it was not trained on, for a ranker to learn from.
+
+A ranker that learnt from a model's scores of the model's own training events would trust them too much. So it is fitted
+with an early model, trained on the first part of the training events, asked about the rest of them; later it is given
+the scores of the model that was trained on all. (Stacked generalisation, Wolpert 1992, with a split by time.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spacetime_gr.evaluation.harness import fingerprint
+from spacetime_gr.evaluation.instances import Instances
+from spacetime_gr.evaluation.model_files import model_files, trained_actions
+
+if TYPE_CHECKING:
+    from data_pipelines.prepared import PreparedFolder
+
+
+class EarlyModel:
+    """A model trained on `early`, asked about instances of `folder`; call it with `Instances`, get (n, num_pois)
+    float64 log-probabilities in the order of `folder`'s places.
+
+    until: Unix seconds from which on it has seen nothing. fingerprint: of its configuration and weights.
+
+    Args:
+        run: run directory or exported folder of the early model.
+        early: the prepared folder that it was trained on, cut by time.
+        folder: the prepared folder with all of the training events.
+
+    Raises:
+        ValueError: there is no model, it was not trained on `early`, `early` was not cut by time, or names its users
+            otherwise than `folder`, or lacks some of its places.
+    """
+
+    def __init__(self, run: Path, early: PreparedFolder, folder: PreparedFolder, *, blind: bool) -> None:
+        from spacetime_gr.evaluation.model_scorer import load_scorer
+
+        train_end = early.manifest["split"]["train_end"]
+        if train_end is None:
+            raise ValueError(
+                f"--early-data {early.path} is not cut by time ({early.manifest['split']['rule']}); prepare the "
+                "training events with --split time and a smaller --train-fraction"
+            )
+        self.until = int(train_end)
+        keys = [one.manifest["user_key_fingerprint"] for one in (early, folder)]
+        if keys[0] != keys[1]:
+            raise ValueError(
+                f"{early.path} and {folder.path} were prepared with different SPACETIME_GR_USER_KEY, so one person has "
+                "two hashes; prepare both with the same key"
+            )
+        ours, theirs = (one.pois()["poi_id"].to_numpy(zero_copy_only=False) for one in (folder, early))
+        order = np.argsort(theirs)
+        at = order[np.minimum(np.searchsorted(theirs, ours, sorter=order), len(theirs) - 1)]
+        if missing := int((theirs[at] != ours).sum()):
+            raise ValueError(
+                f"--early-data {early.path} lacks {missing:,} of the {len(ours):,} places of {folder.path}; prepare it "
+                "with a POI table of all of them and --catalogue all"
+            )
+        # poi_row of the early folder for each of `folder`; the last entry serves -1, a place that is not listed.
+        self._early_row = np.append(at, -1)
+        self.fingerprint = fingerprint(model_files(run))
+        self._scorer = load_scorer(run, early, context_actions=trained_actions(run), batch_size=8, blind=blind)
+
+    def __call__(self, instances: Instances) -> np.ndarray:
+        """(n, num_pois) float64.
+
+        Raises:
+            ValueError: an instance lies in what the model was trained on.
+        """
+        if len(instances) and int(instances.target_time.min()) < self.until:
+            raise ValueError(f"a request lies before {self.until}, up to which the early model was trained")
+        log = replace(instances.log, poi_row=self._early_row[instances.log.poi_row])
+        return self._scorer(replace(instances, log=log))[0][:, self._early_row[:-1]]
