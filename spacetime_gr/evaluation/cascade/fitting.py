@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spacetime_gr.evaluation.baselines import Scorer
+from spacetime_gr.evaluation.cascade.calibration import Calibration, Rest
 from spacetime_gr.evaluation.cascade.early_model import EarlyModel
 from spacetime_gr.evaluation.cascade.embedding import PlaceEmbedding
 from spacetime_gr.evaluation.cascade.features import coarse_features, fine_features
 from spacetime_gr.evaluation.cascade.known import KnownEvents
-from spacetime_gr.evaluation.cascade.ranking import Calibration, CoarseRanker, FineRanker, Pairs
+from spacetime_gr.evaluation.cascade.ranking import CoarseRanker, FineRanker, Pairs
 from spacetime_gr.evaluation.cascade.recall import LIMITS, MODEL_LIMITS
 from spacetime_gr.evaluation.cascade.requests import Requests
 from spacetime_gr.evaluation.cascade.scorer import (
@@ -71,6 +72,23 @@ class _Part:
             rows = slice(start, start + CHUNK)
             chosen = self.instances.take(rows)
             yield rows, Requests(chosen, self.known, self.timed, None if model is None else model(chosen))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Candidates of requests: `features` (m, f) and `is_target` (m,) of the `pairs`, what each step of recall found,
+    and with a model what all other places weigh."""
+
+    features: np.ndarray
+    is_target: np.ndarray
+    pairs: Pairs
+    recalled: dict[str, Any]
+    rest: Rest | None
+
+    def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Features, whether each pair is the target, and pairs per request: what a fine ranker is fitted to."""
+        group = np.bincount(self.pairs.row, minlength=self.pairs.num_requests)
+        return self.features, self.is_target, group[group > 0]
 
 
 def fit_cascade(
@@ -131,27 +149,32 @@ def fit_cascade(
         if progress is not None:
             progress(done, total)
 
-    learn_data, _, _ = _candidates(learn, coarse, names, early_model, tell, complete=True)
-    check_data, check_pairs, recalled = _candidates(
-        check, coarse, names, early_model, lambda done: tell(len(learn.instances) + done)
-    )
+    learn_found = _candidates(learn, coarse, names, early_model, tell, complete=True)
+    check_found = _candidates(check, coarse, names, early_model, lambda done: tell(len(learn.instances) + done))
+    target = check.instances.target_poi
+
+    def fit_fine(point: Mapping[str, Any], seeds: range) -> FineRanker:
+        return FineRanker.fit(names, learn_found.data(), check_found.data(), point, seeds)
 
     def figures(fine: FineRanker) -> dict[str, float]:
-        ranks = check_pairs.target_ranks(fine.score(check_data[0]), check.instances.target_poi)
+        ranks = check_found.pairs.target_ranks(fine.score(check_found.features), target)
         return {f"hr@{k}": float((ranks <= k).mean()) for k in HIT_CUTOFFS} | {"mrr": float((1 / ranks).mean())}
 
-    grid = []
+    # No seed of trees in common with the next seed of all.
+    grid, first_seed = [], seed * NUM_BOOSTERS
     for point in GRID:
-        fine = FineRanker.fit(names, learn_data, check_data, point, (seed,))
+        fine = fit_fine(point, range(first_seed, first_seed + 1))
         rounds = fine.boosters[0].num_trees()
         grid.append({**point, "rounds": rounds, **figures(fine)})
         report(f"fine ranker {dict(point)}: {rounds} rounds, MRR {grid[-1]['mrr']:.4f} on validation")
     chosen = GRID[max(range(len(GRID)), key=lambda number: grid[number]["mrr"])]
-    fine = FineRanker.fit(names, learn_data, check_data, chosen, tuple(seed + number for number in range(NUM_BOOSTERS)))
+    fine = fit_fine(chosen, range(first_seed, first_seed + NUM_BOOSTERS))
     report(f"{NUM_BOOSTERS} of {dict(chosen)}: MRR {figures(fine)['mrr']:.4f} on validation")
     calibration = None
-    if early_model is not None:
-        calibration = Calibration.fit(check_pairs, fine.score(check_data[0]), check.instances.target_poi)
+    if check_found.rest is not None:
+        is_new = check_found.features[:, names.index("is_new")] > 0
+        scores = fine.score(check_found.features)
+        calibration = Calibration.fit(check_found.pairs, scores, is_new, target, check_found.rest)
     description = {
         "setting": setting,
         "protocol": name,
@@ -161,7 +184,7 @@ def fit_cascade(
         "recall_limits": dict(LIMITS if early_model is None else LIMITS | MODEL_LIMITS),
         "coarse_limit": COARSE_LIMIT,
         "num_requests": {"ranker": len(learn.instances), "validation": len(check.instances)},
-        "recall_on_validation": recalled,
+        "recall_on_validation": check_found.recalled,
         "chosen": dict(chosen),
         "grid_on_validation": grid,
         "chosen_on_validation": figures(fine),
@@ -205,13 +228,13 @@ def _candidates(
     model: Scorer | None,
     tell: Callable[[int], None],
     complete: bool = False,
-) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Pairs, dict[str, Any]]:
-    """Candidates of the fine ranker: (features, is target, pairs per request), the pairs, and the recall of each step.
+) -> _Found:
+    """Candidates of the fine ranker for all requests of a part.
 
     `tell` is told how many requests are done. `complete` leaves out requests whose target is no candidate: nothing can
     be learnt from those.
     """
-    matrices, row, poi = [], [], []
+    matrices, row, poi, rest = [], [], [], []
     found: dict[str, list[np.ndarray]] = {}
     sizes: dict[str, list[np.ndarray]] = {}
     for rows, requests in part.chunks(model):
@@ -225,6 +248,8 @@ def _candidates(
         for step, chosen in channels.items():
             found.setdefault(step, []).append(np.take_along_axis(chosen, target[:, None], axis=1)[:, 0])
             sizes.setdefault(step, []).append(chosen.sum(axis=1))
+        if requests.model_scores is not None:
+            rest.append(Rest.of(requests.model_scores, final, target))
         if complete:
             final = final.take(found["to the fine ranker"][-1][final.row])
         matrices.append(pair_matrix(requests, final, part.embedding, names))
@@ -233,10 +258,9 @@ def _candidates(
         tell(min(rows.stop, len(part.instances)))
     pairs = Pairs(np.concatenate(row), np.concatenate(poi), len(part.instances))
     label = pairs.poi == part.instances.target_poi[pairs.row]
-    group = np.bincount(pairs.row, minlength=pairs.num_requests)
     discovery = part.instances.is_discovery()
     recalled = {step: _recall(np.concatenate(found[step]), np.concatenate(sizes[step]), discovery) for step in found}
-    return (np.concatenate(matrices), label, group[group > 0]), pairs, recalled
+    return _Found(np.concatenate(matrices), label, pairs, recalled, Rest.join(rest) if rest else None)
 
 
 def _recall(found: np.ndarray, size: np.ndarray, discovery: np.ndarray) -> dict[str, float | None]:

@@ -56,40 +56,6 @@ class Pairs:
         return np.where(np.isfinite(own), greater + (equal + 1) / 2, np.inf)
 
 
-def log_softmax(pairs: Pairs, scores: np.ndarray) -> np.ndarray:
-    """Log-probabilities (m,) of a request's candidates among each other, from scores (m,) in nats."""
-    top = np.full(pairs.num_requests, -np.inf)
-    np.maximum.at(top, pairs.row, scores)
-    above = scores - top[pairs.row]
-    return above - np.log(np.bincount(pairs.row, weights=np.exp(above), minlength=pairs.num_requests))[pairs.row]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """From a ranker's scores to probabilities: `scale` nats for a unit of score, and the `share` of all requests whose
-    target is among the candidates."""
-
-    scale: float
-    share: float
-
-    @classmethod
-    def fit(cls, pairs: Pairs, scores: np.ndarray, target: np.ndarray) -> Calibration:
-        """The likeliest scale for targets (n,) (temperature scaling, Guo et al. 2017), and their share."""
-        from scipy.optimize import minimize_scalar
-
-        hit = pairs.poi == target[pairs.row]
-        share = hit.sum() / pairs.num_requests
-        if not hit.any():
-            raise ValueError("no target of the validation requests is a candidate; the training part is too small")
-        known = minimize_scalar(
-            lambda power: -float(log_softmax(pairs, np.exp(power) * scores)[hit].mean()),
-            bounds=(np.log(0.01), np.log(100.0)),
-            method="bounded",
-        )
-        # A share of 1 would rule all other places out for good.
-        return cls(float(np.exp(known.x)), float(min(share, 1 - 0.5 / pairs.num_requests)))
-
-
 @dataclass(frozen=True)
 class CoarseRanker:
     """A linear score of few features: `weights` and `means` (f,) float64, of the features as they come."""

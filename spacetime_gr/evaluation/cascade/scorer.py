@@ -12,10 +12,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from spacetime_gr.evaluation.cascade.calibration import Calibration
 from spacetime_gr.evaluation.cascade.embedding import PlaceEmbedding
 from spacetime_gr.evaluation.cascade.features import PairFeatures, coarse_features, fine_features
 from spacetime_gr.evaluation.cascade.known import KnownEvents
-from spacetime_gr.evaluation.cascade.ranking import Calibration, CoarseRanker, FineRanker, Pairs
+from spacetime_gr.evaluation.cascade.ranking import CoarseRanker, FineRanker, Pairs
 from spacetime_gr.evaluation.cascade.recall import MODEL_LIMITS, recall
 from spacetime_gr.evaluation.cascade.requests import Requests
 from spacetime_gr.evaluation.catalogue import Catalogue

@@ -132,15 +132,17 @@ def test_scores_are_log_probabilities_and_the_knob_multiplies_odds(
     visited[instances.visited()] = True
     new, new_at_four = one.sum(axis=1, where=~visited), four.sum(axis=1, where=~visited)
     np.testing.assert_allclose(new_at_four / (1 - new_at_four), 4 * new / (1 - new), rtol=1e-6)
-    # Candidates stand in the ranker's order and hold its share of the mass.
-    for rows, requests in stored.requests(instances, model(instances)[0]):
+    # Candidates stand in the ranker's order, those visited and those new apart; the others in the model's.
+    scores = model(instances)[0]
+    for rows, requests in stored.requests(instances, scores):
         found, fine = stored.rank(requests)
-        assert stored.calibration is not None
-        mass = np.bincount(found.final.row, one[rows][found.final.row, found.final.poi])
-        np.testing.assert_allclose(mass, stored.calibration.share)
         first = found.final.row == 0
-        given, ordered = one[rows][0][found.final.poi[first]], np.argsort(fine[first])
-        assert (np.diff(given[ordered]) >= 0).all()
+        candidates = found.final.poi[first]
+        for part in (visited[rows][0], ~visited[rows][0]):
+            given = one[rows][0][candidates[part[candidates]]]
+            assert (np.diff(given[np.argsort(fine[first][part[candidates]])]) >= 0).all()
+        others = np.setdiff1d(np.flatnonzero(~visited[rows][0]), candidates)
+        assert (np.diff(one[rows][0][others][np.argsort(scores[rows][0][others])]) >= 0).all()
 
 
 def test_no_score_sees_the_target_or_what_comes_after(home: Path, ranker: Path) -> None:

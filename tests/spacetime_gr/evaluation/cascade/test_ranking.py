@@ -1,6 +1,6 @@
 import numpy as np
 
-from spacetime_gr.evaluation.cascade.ranking import Calibration, CoarseRanker, Pairs, log_softmax
+from spacetime_gr.evaluation.cascade.ranking import CoarseRanker, Pairs
 from tests.spacetime_gr.evaluation.cascade.extra import needs_extra
 
 PAIRS = Pairs(row=np.array([0, 0, 0, 2, 2]), poi=np.array([4, 5, 6, 4, 7]), num_requests=3)
@@ -16,26 +16,6 @@ def test_ranks_of_targets_among_candidates() -> None:
     # A tie of two below one, a request without candidates, a target that is no candidate.
     assert PAIRS.target_ranks(SCORES, np.array([6, 4, 9])).tolist() == [2.5, np.inf, np.inf]
     assert PAIRS.target_ranks(SCORES, np.array([5, 4, 4])).tolist() == [1, np.inf, 2]
-
-
-def test_the_softmax_is_within_a_request() -> None:
-    probability = np.exp(log_softmax(PAIRS, SCORES))
-    np.testing.assert_allclose(probability[:3], np.exp([0.5, 2, 0.5]) / np.exp([0.5, 2, 0.5]).sum())
-    np.testing.assert_allclose(probability[3:].sum(), 1)
-
-
-@needs_extra
-def test_calibration_finds_the_scale_by_which_targets_were_drawn() -> None:
-    rng = np.random.default_rng(0)
-    num_requests, candidates, scale = 4000, 6, 2.5
-    scores = rng.normal(size=(num_requests, candidates))
-    noise = rng.gumbel(size=scores.shape)
-    target = (scale * scores + noise).argmax(axis=1)
-    target[:400] = 99  # a place that is no candidate
-    row, poi = np.divmod(np.arange(scores.size), candidates)
-    found = Calibration.fit(Pairs(row, poi, num_requests), scores.ravel(), target)
-    assert abs(found.scale - scale) < 0.15
-    assert found.share == 0.9
 
 
 @needs_extra
