@@ -17,8 +17,9 @@ def print_report(result: Mapping[str, Any], console: Console) -> None:
     """Print a table of the model, the counters and the ceiling, with HR@10 on returns and on discoveries and half the
     width of its interval below each figure; then what discovery there is, and the curve of the knob if there is one."""
     slices = result.get("slices") or next(iter(result["baseline_slices"].values()))
+    ranked = ", ranked" if result.get("asked", {}).get("ranker") else ""
     table = Table(
-        title=f"{result['protocol']}, {result['knowledge']}, {result['setting']}: "
+        title=f"{result['protocol']}, {result['knowledge']}, {result['setting']}{ranked}: "
         f"{result['num_targets']:,} targets{_sampled(result)} among {result['num_pois']:,} places",
         padding=(0, 0, 0, 1),
     )

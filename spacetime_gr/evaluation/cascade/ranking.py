@@ -12,6 +12,7 @@ EARLY_STOPPING_ROUNDS = 40
 MAX_ROUNDS = 600
 # Common to every point of the grid. One order of summation, so that a seed gives one model.
 _LIGHTGBM = {
+    "objective": "lambdarank",
     "metric": "ndcg",
     "eval_at": [10],
     "learning_rate": 0.05,

@@ -75,6 +75,7 @@ def test_the_held_out_events_are_not_opened(folder: PreparedFolder, fitted: Path
     one.pop("data_fingerprint")
     two.pop("data_fingerprint")
     assert one == two
+    assert "\nobjective=lambdarank\n" in (fitted / "fine-0.txt").read_text(encoding="utf-8")
     assert [point["num_leaves"] for point in one["grid_on_validation"]] == [p["num_leaves"] for p in fitting.GRID]
     first, last = (one["recall_on_validation"][f"to the {ranker} ranker"]["all"] for ranker in ("coarse", "fine"))
     assert first >= last

@@ -161,7 +161,8 @@ def test_no_score_sees_the_target_or_what_comes_after(home: Path, ranker: Path) 
 def test_evaluate_ranks_with_it(home: Path, ranker: Path, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     asked = ("--data", home / "data", "--protocol", "time_split", "--no-counters", "--json", out)
-    command(evaluate, home / "run", *asked, "--ranker", ranker, "--explore-odds", 1, "--explore-odds", 16)
+    shown = command(evaluate, home / "run", *asked, "--ranker", ranker, "--explore-odds", 1, "--explore-odds", 16)
+    assert "time_split, stream, timed, ranked" in shown
     ranked = json.loads(out.read_text(encoding="utf-8"))
     assert ranked["asked"]["ranker"] is not None
     few, many = (setting["discovery_rate"]["slots"] for setting in ranked["explore_curve"])
