@@ -21,7 +21,7 @@ for split in getnext lessismore; do
   source="$data/nyc_foursquare/splits/$split" here="$out/$split"
   spacetime-gr prepare --source "$source" --format "$split" --out "$here/data" "${blocks[@]}"
   train "$here/data" "$here/run" "${steps[$split]}" "$@"
-  [ -d "$here/tables" ] || python "$repository/benchmarks/training_tables.py" "$source" "$here/tables" --format "$split"
+  [ -f "$here/tables/pois.parquet" ] || python "$repository/benchmarks/training_tables.py" "$source" "$here/tables" --format "$split"
   spacetime-gr prepare --source "$here/tables" --format tables --catalogue all --duplicates keep --train-fraction 0.55 \
     --validation-fraction 0.33 --out "$here/early-data" "${blocks[@]}"
   train "$here/early-data" "$here/early-run" "${early[$split]}" "$@"

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from data_pipelines.prepare.duckdb_engine import DuckDBEngine
 from data_pipelines.sources import Reader, adapter
 
-EVENTS = ("user_id", "poi_id", "timestamp", "tz_offset_minutes")
+EVENTS = ("user_id", "poi_id", "timestamp", "tz_offset_minutes")  # the last where the source has it
 PLACES = ("latitude", "longitude", "category")
 
 
@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--format", choices=("getnext", "lessismore"), required=True)
     parsed = parser.parse_args(arguments)
+    if parsed.out.exists():
+        raise SystemExit(f"{parsed.out} exists; name a new folder")
     source = adapter(parsed.format)
     with tempfile.TemporaryDirectory(prefix="spacetime-gr-") as work:
         engine = DuckDBEngine(Path(work))
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             events = raw.events.filter(raw.events.part == "train").order_by("source_row")
             first = {name: events[name].first(order_by=events.source_row) for name in PLACES}
             places = engine.table(events.group_by("poi_id").agg(**first).order_by("poi_id"))
-            table = engine.table(events.select(*EVENTS))
+            table = engine.table(events.select(*(name for name in EVENTS if name in events.columns)))
         finally:
             engine.close()
     parsed.out.mkdir(parents=True)

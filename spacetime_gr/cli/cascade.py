@@ -28,6 +28,9 @@ def cascade(
         Path | None,
         typer.Option(help="The prepared folder that --early-model was trained on.", show_default=False),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Torch device of --early-model.", show_default="cuda if there is one")
+    ] = None,
 ) -> None:
     """Fit recall, coarse and fine ranking on the training part; `spacetime-gr evaluate --cascade OUT` ranks with it.
 
@@ -40,7 +43,9 @@ def cascade(
 
     from data_pipelines.prepared import PreparedFolder
     from spacetime_gr.evaluation.cascade.fitting import fit_cascade
+    from spacetime_gr.evaluation.cascade.scorer import import_extra
 
+    import_extra()
     if (early_model is None) != (early_data is None):
         raise ValueError("--early-model and --early-data belong together: the model, and the folder it was trained on")
     console, errors = Console(), Console(stderr=True)
@@ -49,7 +54,7 @@ def cascade(
     if early_model is not None and early_data is not None:
         from spacetime_gr.evaluation.cascade.early_model import EarlyModel
 
-        model = EarlyModel(early_model, PreparedFolder(early_data), folder, blind=setting == "blind")
+        model = EarlyModel(early_model, PreparedFolder(early_data), folder, blind=setting == "blind", device=device)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors) as bar:
         requests = bar.add_task("requests", total=None)

@@ -152,6 +152,7 @@ def evaluate(
     from spacetime_gr.evaluation.cascade.scorer import cascade_files, load_cascade
     from spacetime_gr.evaluation.harness import DISCOVERY_DAYS, DISCOVERY_K, Task, evaluate_folder, fingerprint
     from spacetime_gr.evaluation.model_files import model_files, trained_actions
+    from spacetime_gr.evaluation.protocols import choose
     from spacetime_gr.evaluation.records import records_path
     from spacetime_gr.evaluation.report import print_report
     from spacetime_gr.evaluation.truth import find_truth
@@ -161,6 +162,8 @@ def evaluate(
         raise ValueError("give either a RUN to evaluate, or --baselines-only for the counters alone")
     if ranker is not None and run is None:
         raise ValueError("--ranker orders the candidates of a RUN; give one")
+    if ranker is not None and knowledge != "stream":
+        raise ValueError(f"--ranker was fitted to counts that follow the stream; --knowledge is {knowledge}")
     if ranker is not None and renew_days is not None:
         raise ValueError("--ranker was fitted with a model whose counts stand still; leave --renew-days out")
     if baselines_only and not counters:
@@ -191,9 +194,10 @@ def evaluate(
         "data": fingerprint([folder.path / "manifest.json"]),
         "model": None if run is None else fingerprint(model_files(run)),
         "truth": None if truth is None else fingerprint([truth]),
-        "ranker": None if ranker is None else fingerprint(cascade_files(ranker)),
         "cascade": None if cascade is None else fingerprint(cascade_files(cascade)),
     }
+    if ranker is not None:
+        asked["ranker"] = fingerprint(cascade_files(ranker))
     records = None if json_file is None else records_path(json_file)
     if reuse and json_file is not None and json_file.is_file() and records is not None and records.is_file():
         try:
@@ -207,6 +211,12 @@ def evaluate(
             print_report(result, Console())
             return
     ceiling = find_truth(folder, truth, protocol)
+    order = None if ranker is None else load_cascade(ranker, folder, setting, with_model=True)
+    if order is not None and order.description["protocol"] != choose(protocol, folder.protocol):
+        raise ValueError(
+            f"--ranker {ranker} was fitted to targets of {order.description['protocol']}, --protocol is {protocol}: "
+            f"fit one with `spacetime-gr cascade --protocol {protocol}`"
+        )
     scorer: Scorer | None = None
     if run is not None:
         from spacetime_gr.evaluation.model_scorer import load_scorer
@@ -217,14 +227,14 @@ def evaluate(
             context_actions=context_actions,
             batch_size=batch_size,
             blind=setting == "blind",
-            explore_odds=(1.0,) if ranker is not None else task.explore_odds,
+            explore_odds=task.explore_odds if order is None else (1.0,),
             renew_days=renew_days,
             device=device,
         )
-    if ranker is not None and scorer is not None:
+    if order is not None and scorer is not None:
         from spacetime_gr.evaluation.cascade.ranked_model import RankedModel
 
-        scorer = RankedModel(load_cascade(ranker, folder, setting, with_model=True), scorer, task.explore_odds)
+        scorer = RankedModel(order, scorer, task.explore_odds)
     baselines = {} if cascade is None else {"cascade": load_cascade(cascade, folder, setting)}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:

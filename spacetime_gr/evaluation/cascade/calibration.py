@@ -10,7 +10,10 @@ from spacetime_gr.evaluation.cascade.ranking import Pairs
 
 # Of the model's probabilities of places that are no candidates. They only share what candidates leave, so a few do.
 POWERS = tuple(float(power) for power in np.arange(1, 6) / 5)
-_BOUNDS = ((0.0, 20.0), (-30.0, 30.0)) * 2  # scale and offset; reached where validation has no return, or no discovery
+LOWEST = -100.0  # log-probabilities of a model below this count as this
+_START = np.array([1.0, 0.0, 1.0, 0.0])
+_BOUNDS = ((0.0, 20.0), (-30.0, 30.0)) * 2  # scale and offset
+_RIDGE = 1e-5  # so that offsets stay finite where all targets are candidates, or none is new
 
 
 def log_sum(scores: np.ndarray) -> np.ndarray:
@@ -23,7 +26,8 @@ def log_sum(scores: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Rest:
     """What n requests' other places weigh: `log_sums` (n, len(POWERS)), the log of the sum of their probabilities to
-    each power; `target` (n,), the log-probability of the target where it is one of them, else NaN."""
+    each power; `target` (n,), the log-probability of the target where it is one of them, NaN where it is a candidate.
+    """
 
     log_sums: np.ndarray
     target: np.ndarray
@@ -31,11 +35,11 @@ class Rest:
     @classmethod
     def of(cls, model_scores: np.ndarray, candidates: Pairs, target: np.ndarray) -> Rest:
         """Of a model's log-probabilities (n, num_pois), the candidates, and the targets (n,)."""
-        others = model_scores.copy()
+        others = np.maximum(model_scores, LOWEST)
         others[candidates.row, candidates.poi] = -np.inf
-        rows = np.arange(len(target))
         log_sums = np.concatenate([log_sum(power * others) for power in POWERS], axis=1)
-        return cls(log_sums, np.where(np.isfinite(others[rows, target]), model_scores[rows, target], np.nan))
+        of_target = others[np.arange(len(target)), target]
+        return cls(log_sums, np.where(np.isneginf(of_target), np.nan, of_target))
 
     @classmethod
     def join(cls, parts: list[Rest]) -> Rest:
@@ -62,7 +66,7 @@ class Calibration:
 
     @classmethod
     def fit(cls, pairs: Pairs, scores: np.ndarray, is_new: np.ndarray, target: np.ndarray, rest: Rest) -> Calibration:
-        """The likeliest for the targets (n,) of requests that no ranker was fitted to.
+        """The likeliest for the targets (n,) of requests that the ranker's trees were not grown on.
 
         A conditional logit (McFadden 1974) of four parameters for each of `POWERS`, of which the best is taken.
 
@@ -87,10 +91,11 @@ class Calibration:
             chosen = np.where(np.isnan(rest.target), 0.0, POWERS[number] * rest.target)
             likelihood = chosen.sum() + logits[is_target].sum() - (top + np.log(total)).sum()
             gradient = is_target @ columns - (weight / total[pairs.row]) @ columns
-            return -likelihood / num_requests, -gradient / num_requests
+            away = parameters - _START
+            return -likelihood / num_requests + _RIDGE / 2 * away @ away, _RIDGE * away - gradient / num_requests
 
         found = [
-            minimize(loss, np.array([1.0, 0.0, 1.0, 0.0]), args=(number,), jac=True, bounds=_BOUNDS, method="L-BFGS-B")
+            minimize(loss, _START, args=(number,), jac=True, bounds=_BOUNDS, method="L-BFGS-B")
             for number in range(len(POWERS))
         ]
         best = min(range(len(POWERS)), key=lambda number: found[number].fun)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spacetime_gr.evaluation.cascade.calibration import log_sum
 from spacetime_gr.evaluation.harness import fingerprint
 from spacetime_gr.evaluation.instances import Instances
 from spacetime_gr.evaluation.model_files import model_files, trained_actions
@@ -33,13 +34,21 @@ class EarlyModel:
         folder: the prepared folder with all of the training events.
 
     Raises:
-        ValueError: there is no model, it was not trained on `early`, `early` was not cut by time, or names its users
-            otherwise than `folder`, or lacks some of its places.
+        ValueError: there is no model, or its places and their visitors are not those of `early`; `early` was not cut by
+            time, has its places from another folder, names its users otherwise than `folder`, or lacks some of its
+            places; no such device.
     """
 
-    def __init__(self, run: Path, early: PreparedFolder, folder: PreparedFolder, *, blind: bool) -> None:
+    def __init__(
+        self, run: Path, early: PreparedFolder, folder: PreparedFolder, *, blind: bool, device: str | None = None
+    ) -> None:
         from spacetime_gr.evaluation.model_scorer import load_scorer
 
+        if early.manifest.get("like") is not None:
+            raise ValueError(
+                f"--early-data {early.path} was prepared --like another folder, whose counts of visitors may be of "
+                "later events; prepare it by itself, with a POI table of all places and --catalogue all"
+            )
         train_end = early.manifest["split"]["train_end"]
         if train_end is None:
             raise ValueError(
@@ -53,7 +62,8 @@ class EarlyModel:
                 f"{early.path} and {folder.path} were prepared with different SPACETIME_GR_USER_KEY, so one person has "
                 "two hashes; prepare both with the same key"
             )
-        ours, theirs = (one.pois()["poi_id"].to_numpy(zero_copy_only=False) for one in (folder, early))
+        places = early.pois()
+        ours, theirs = (pois["poi_id"].to_numpy(zero_copy_only=False) for pois in (folder.pois(), places))
         order = np.argsort(theirs)
         at = order[np.minimum(np.searchsorted(theirs, ours, sorter=order), len(theirs) - 1)]
         if missing := int((theirs[at] != ours).sum()):
@@ -63,8 +73,17 @@ class EarlyModel:
             )
         # poi_row of the early folder for each of `folder`; the last entry serves -1, a place that is not listed.
         self._early_row = np.append(at, -1)
+        self._num_pois = len(theirs)
         self.fingerprint = fingerprint(model_files(run))
-        self._scorer = load_scorer(run, early, context_actions=trained_actions(run), batch_size=8, blind=blind)
+        self._scorer = load_scorer(
+            run, early, context_actions=trained_actions(run), batch_size=8, blind=blind, device=device
+        )
+        counted = self._scorer.tokenizer.index.visitors(np.arange(len(theirs)))
+        if not np.array_equal(counted, places["train_visitors"].to_numpy()):
+            raise ValueError(
+                f"the model in {run} counts other visitors than {early.path} has: it was not trained on this folder; "
+                "give the folder that its data.path names"
+            )
 
     def __call__(self, instances: Instances) -> np.ndarray:
         """(n, num_pois) float64.
@@ -74,5 +93,7 @@ class EarlyModel:
         """
         if len(instances) and int(instances.target_time.min()) < self.until:
             raise ValueError(f"a request lies before {self.until}, up to which the early model was trained")
-        log = replace(instances.log, poi_row=self._early_row[instances.log.poi_row])
-        return self._scorer(replace(instances, log=log))[0][:, self._early_row[:-1]]
+        log = replace(instances.log, poi_row=self._early_row[instances.log.poi_row], num_pois=self._num_pois)
+        scores = self._scorer(replace(instances, log=log))[0][:, self._early_row[:-1]]
+        # Places that only the early folder lists held some of the probability.
+        return scores - log_sum(scores) if self._num_pois > scores.shape[1] else scores

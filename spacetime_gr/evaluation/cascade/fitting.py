@@ -59,7 +59,8 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Part:
-    """Requests of one part of the training events, with the factors fitted on what came before the part."""
+    """Requests of one part of the training events, in the order of users, with the factors fitted on what came before
+    the part."""
 
     instances: Instances
     known: KnownEvents
@@ -110,8 +111,8 @@ def fit_cascade(
         progress: is told how many requests have got the features of their candidates, and of how many.
 
     Raises:
-        ValueError: the extra is not installed, the protocol does not fit the source, or the training part is too
-            small to be cut in three.
+        ValueError: the extra is not installed, the protocol does not fit the source, the training part is too small to
+            be cut in three, or the early model's training ends outside of the part that it may end in.
     """
     if setting not in ("timed", "blind"):
         raise ValueError(f"--setting is {setting!r}, expected timed or blind")
@@ -127,7 +128,7 @@ def fit_cascade(
             raise ValueError(
                 f"the early model was trained up to {start} (Unix seconds), expected a moment within the training "
                 f"events, after {log.timestamp.min()} and before the last {1 - VALIDATION_FROM:.0%} of them, which "
-                f"begin at {middle}; prepare --early-data with --train-fraction {RANKER_FROM}"
+                f"begin at {middle}; prepare --early-data so that about {RANKER_FROM:.0%} of them train"
             )
     rng = np.random.default_rng(seed)
     requests = inner_instances(log, (start, middle), time_split).sample(MAX_REQUESTS, rng)
@@ -231,8 +232,8 @@ def _candidates(
 ) -> _Found:
     """Candidates of the fine ranker for all requests of a part.
 
-    `tell` is told how many requests are done. `complete` leaves out requests whose target is no candidate: nothing can
-    be learnt from those.
+    `tell` is told how many requests are done. `complete`, for training, leaves out requests whose target is no
+    candidate (nothing can be learnt from those) and what the other places weigh.
     """
     matrices, row, poi, rest = [], [], [], []
     found: dict[str, list[np.ndarray]] = {}
@@ -248,7 +249,7 @@ def _candidates(
         for step, chosen in channels.items():
             found.setdefault(step, []).append(np.take_along_axis(chosen, target[:, None], axis=1)[:, 0])
             sizes.setdefault(step, []).append(chosen.sum(axis=1))
-        if requests.model_scores is not None:
+        if requests.model_scores is not None and not complete:
             rest.append(Rest.of(requests.model_scores, final, target))
         if complete:
             final = final.take(found["to the fine ranker"][-1][final.row])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spacetime_gr.evaluation.baselines import Scorer
-from spacetime_gr.evaluation.cascade.calibration import log_sum
+from spacetime_gr.evaluation.cascade.calibration import LOWEST, log_sum
 from spacetime_gr.evaluation.cascade.requests import Requests
 from spacetime_gr.evaluation.cascade.scorer import Cascade
 from spacetime_gr.evaluation.instances import Instances
@@ -17,8 +17,9 @@ class RankedModel:
     """Call it with `Instances`, get (settings, n, num_pois) float64 log-probabilities.
 
     The ranker orders the candidates, a `Calibration` weighs them against each other and against all other places. To
-    explore is to go where the user was never before: factors on its odds multiply the mass of all those places, before
-    all are normalised.
+    explore is to go where the user is not known to have been: factors on its odds multiply the mass of all those
+    places, before all are normalised. (The gate of the model alone has the chance of a softmax over all places, those
+    visited among them.)
 
     Args:
         ranker: a cascade that was fitted with a model's scores.
@@ -47,7 +48,7 @@ class RankedModel:
         found, fine = self.ranker.rank(requests)
         row, poi = found.final.row, found.final.poi
         is_new = requests.own_visits == 0
-        scores = calibration.power * model_scores
+        scores = calibration.power * np.maximum(model_scores, LOWEST)
         scores[row, poi] = calibration.logits(fine, is_new[row, poi])
         settings = np.stack([scores + np.log(odds) * is_new for odds in self.explore_odds])
         return settings - log_sum(settings)

@@ -147,7 +147,8 @@ def cascade_files(folder: Path) -> list[Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ValueError(
-            f"{folder} holds no {', '.join(missing)}; expected a folder written by `spacetime-gr cascade --out`"
+            f"{folder} holds no {', '.join(missing)}; expected a folder written by this version of `spacetime-gr "
+            "cascade --out`; fit the cascade again"
         )
     return files
 

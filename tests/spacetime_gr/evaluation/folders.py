@@ -21,9 +21,10 @@ _TYPES = {
 
 
 def write_folder(
-    path: Path, log: EventLog, protocol: str = "tables", pois: pa.Table | None = None, user_key: str = "one key"
+    path: Path, log: EventLog, protocol: str = "tables", pois: pa.Table | None = None, **stated: Any
 ) -> PreparedFolder:
-    """Write a log as prepare would: one row per user and split, users in the order of their hash."""
+    """Write a log as prepare would: one row per user and split, users in the order of their hash; `stated` goes
+    into the manifest."""
     files: list[dict[str, Any]] = []
     for code, split in enumerate(SPLITS):
         users = [user for user in range(log.num_users) if ((log.user == user) & (log.split == code)).any()]
@@ -46,10 +47,11 @@ def write_folder(
         "schema_version": SCHEMA_VERSION,
         "protocol": protocol,
         "split": {"rule": "global time order", "train_end": int(held_out.min()) if len(held_out) else None},
-        "user_key_fingerprint": user_key,
+        "user_key_fingerprint": "one key",
+        "like": None,
         "actions": ["check-in"],
         "modes": ["local", "pre_trip", "in_trip"],
         "files": files,
-    }
+    } | stated
     (path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return PreparedFolder(path)

@@ -28,8 +28,9 @@ def test_it_finds_the_parameters_by_which_targets_were_drawn() -> None:
     true = Calibration(return_scale=2.0, return_offset=0.5, new_scale=0.7, new_offset=-1.0, power=POWERS[2])
     pairs, scores, is_new, target, model = drawn(true, seed=0)
     found = Calibration.fit(pairs, scores, is_new, target, Rest.of(model, pairs, target))
+    assert found.power == true.power
     for name, value in vars(true).items():
-        assert getattr(found, name) == pytest.approx(value, abs=0.2), name
+        assert getattr(found, name) == pytest.approx(value, abs=0.15), name
 
 
 def test_the_rest_is_what_is_no_candidate() -> None:
@@ -48,7 +49,7 @@ def test_candidates_may_be_all_places() -> None:
     rest = Rest.of(model, pairs, np.array([1]))
     assert np.isneginf(rest.log_sums).all()
     found = Calibration.fit(pairs, np.array([0.0, 1.0]), np.array([False, False]), np.array([1]), rest)
-    assert np.isfinite(list(vars(found).values())).all()
+    assert max(vars(found).values()) < 15  # a target elsewhere would cost no more nats than that
 
 
 def test_targets_out_of_reach_are_named() -> None:

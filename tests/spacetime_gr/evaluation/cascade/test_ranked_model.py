@@ -30,26 +30,28 @@ from tests.spacetime_gr.evaluation.folders import PreparedFolder, write_folder
 from tests.spacetime_gr.evaluation.logs import random_log
 
 pytestmark = needs_extra
-NUM_POIS = 40
+NUM_POIS, EARLY_POIS = 40, 43
 LOG = random_log(seed=3, num_events=1500, num_users=20, num_pois=NUM_POIS)
-POIS = make_pois(num_pois=NUM_POIS)
-# Where each place of the early folder stands in the other.
-EARLY_ORDER = np.random.default_rng(1).permutation(NUM_POIS)
+# The early folder lists a few places more than the other, in another order: place j there is EARLY_ORDER[j] of these.
+ALL_POIS = make_pois(num_pois=EARLY_POIS)
+POIS = ALL_POIS.slice(0, NUM_POIS)
+EARLY_ORDER = np.random.default_rng(1).permutation(EARLY_POIS)
 
 
 def early_log() -> EventLog:
-    """The training events, of which those after 55 % are held out, with places in another order."""
+    """The training events, of which those after 55 % are held out, with the places of the early folder."""
     log = LOG.select(LOG.split == TRAIN)
     moment = np.quantile(log.timestamp, 0.55)
     place = np.append(np.argsort(EARLY_ORDER), -1)[log.poi_row]
-    return replace(log, split=np.where(log.timestamp < moment, TRAIN, TEST).astype(np.int8), poi_row=place)
+    split = np.where(log.timestamp < moment, TRAIN, TEST).astype(np.int8)
+    return replace(log, split=split, poi_row=place, num_pois=EARLY_POIS)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders `data` and `early`, and untrained models `run` and `early-run` of them."""
     home = tmp_path_factory.mktemp("ranked")
-    for name, log, pois in (("", LOG, POIS), ("early", early_log(), POIS.take(pa.array(EARLY_ORDER)))):
+    for name, log, pois in (("", LOG, POIS), ("early", early_log(), ALL_POIS.take(pa.array(EARLY_ORDER)))):
         write_folder(home / (name or "data"), log, pois=pois)
         index = POIIndex.build(pois, max_pois_per_block=8)
         tokenizer = SpacetimeGRTokenizer(index=index, actions=["check-in"])
@@ -91,7 +93,9 @@ def test_an_early_model_answers_in_the_places_of_the_other_folder(home: Path) ->
     found = model(inner_instances(log, window, time_split).take(slice(0, 20)))
     scorer = load_scorer(home / "early-run", early, context_actions=12, batch_size=8, blind=False)
     expected = scorer(inner_instances(early_log(), window, time_split).take(slice(0, 20)))[0]
-    np.testing.assert_array_equal(found[:, EARLY_ORDER], expected)
+    listed = EARLY_ORDER < NUM_POIS
+    expected = expected[:, listed] - np.log(np.exp(expected[:, listed]).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(found[:, EARLY_ORDER[listed]], expected, rtol=1e-9)
     before = inner_instances(log, (model.until - 100_000, model.until), time_split)
     with pytest.raises(ValueError, match="up to which the early model was trained"):
         model(before)
@@ -105,15 +109,20 @@ def test_folders_that_do_not_belong_together_are_refused(home: Path, tmp_path: P
             EarlyModel(home / "early-run", early, folder, blind=False)
         return str(error.value)
 
-    pois = POIS.take(pa.array(EARLY_ORDER))
-    assert "different SPACETIME_GR_USER_KEY" in message(
-        write_folder(tmp_path / "key", early_log(), pois=pois, user_key="another")
-    )
+    pois = ALL_POIS.take(pa.array(EARLY_ORDER))
+    other_key = write_folder(tmp_path / "key", early_log(), pois=pois, user_key_fingerprint="another")
+    assert "different SPACETIME_GR_USER_KEY" in message(other_key)
+    alike = write_folder(tmp_path / "like", early_log(), pois=pois, like="a fingerprint")
+    assert "was prepared --like another folder" in message(alike)
     some = early_log()
     few = replace(some, poi_row=np.minimum(some.poi_row, 29), num_pois=30)
-    assert "lacks 10 of the 40 places" in message(write_folder(tmp_path / "few", few, pois=pois.slice(0, 30)))
+    assert "of the 40 places of" in message(write_folder(tmp_path / "few", few, pois=pois.slice(0, 30)))
     whole = replace(some, split=np.zeros_like(some.split))
     assert "is not cut by time" in message(write_folder(tmp_path / "whole", whole, pois=pois))
+    recounted = pois.set_column(5, "train_visitors", pa.array(np.ones(EARLY_POIS, np.int64)))
+    other = write_folder(tmp_path / "other", early_log(), pois=recounted)
+    with pytest.raises(ValueError, match="it was not trained on this folder"):
+        EarlyModel(home / "early-run", other, folder, blind=False)
 
 
 def test_scores_are_log_probabilities_and_the_knob_multiplies_odds(
@@ -136,13 +145,18 @@ def test_scores_are_log_probabilities_and_the_knob_multiplies_odds(
     scores = model(instances)[0]
     for rows, requests in stored.requests(instances, scores):
         found, fine = stored.rank(requests)
-        first = found.final.row == 0
-        candidates = found.final.poi[first]
-        for part in (visited[rows][0], ~visited[rows][0]):
-            given = one[rows][0][candidates[part[candidates]]]
-            assert (np.diff(given[np.argsort(fine[first][part[candidates]])]) >= 0).all()
-        others = np.setdiff1d(np.flatnonzero(~visited[rows][0]), candidates)
-        assert (np.diff(one[rows][0][others][np.argsort(scores[rows][0][others])]) >= 0).all()
+        compared = 0
+        for row in range(len(requests)):
+            own = found.final.row == row
+            candidates = found.final.poi[own]
+            for part in (visited[rows][row], ~visited[rows][row]):
+                given = one[rows][row][candidates[part[candidates]]]
+                assert (np.diff(given[np.argsort(fine[own][part[candidates]])]) >= -1e-12).all()
+                compared += max(len(np.unique(given)) - 1, 0)
+            others = np.setdiff1d(np.flatnonzero(~visited[rows][row]), candidates)
+            assert (np.diff(one[rows][row][others][np.argsort(scores[rows][row][others])]) >= 0).all()
+            compared += max(len(others) - 1, 0)
+        assert compared > 10 * len(requests)
 
 
 def test_no_score_sees_the_target_or_what_comes_after(home: Path, ranker: Path) -> None:
@@ -180,6 +194,10 @@ def test_a_ranker_and_a_cascade_are_not_mistaken(home: Path, ranker: Path, tmp_p
         command(evaluate, "--baselines-only", *asked, "--cascade", ranker)
     with pytest.raises(ValueError, match="--ranker orders the candidates of a RUN"):
         command(evaluate, "--baselines-only", *asked, "--ranker", ranker)
+    with pytest.raises(ValueError, match="follow the stream; --knowledge is same"):
+        command(evaluate, home / "run", *asked, "--ranker", ranker, "--knowledge", "same")
+    with pytest.raises(ValueError, match="was fitted to targets of time_split, --protocol is last_per_user"):
+        command(evaluate, home / "run", *asked[:2], "--ranker", ranker, "--protocol", "last_per_user")
     with pytest.raises(ValueError, match="leave --renew-days out"):
         command(evaluate, home / "run", *asked, "--ranker", ranker, "--renew-days", 7)
     with pytest.raises(ValueError, match="belong together"):
@@ -187,3 +205,18 @@ def test_a_ranker_and_a_cascade_are_not_mistaken(home: Path, ranker: Path, tmp_p
     command(cascade, home / "data", "--out", tmp_path / "plain", "--protocol", "time_split")
     with pytest.raises(ValueError, match="was fitted without a model"):
         command(evaluate, home / "run", *asked, "--ranker", tmp_path / "plain")
+
+
+def test_blind_it_does_not_know_the_time_of_the_request(home: Path, tmp_path: Path) -> None:
+    early = ("--early-model", home / "early-run", "--early-data", home / "early")
+    out = tmp_path / "blind"
+    command(cascade, home / "data", "--out", out, "--protocol", "time_split", "--setting", "blind", *early)
+    folder = PreparedFolder(home / "data")
+    instances = instances_of(home)
+    last = instances.take(np.array([len(instances) - 1]))  # nothing of anyone lies between it and a later moment
+    timestamp = last.log.timestamp.copy()
+    timestamp[last.target] += 5 * 3600
+    shifted = replace(last, log=replace(last.log, timestamp=timestamp))
+    model = load_scorer(home / "run", folder, context_actions=12, batch_size=8, blind=True)
+    ranked = RankedModel(load_cascade(out, folder, "blind", with_model=True), model)
+    np.testing.assert_array_equal(ranked(last), ranked(shifted))
