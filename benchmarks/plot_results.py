@@ -1,7 +1,9 @@
-"""Draw docs/images/results.png: the model beside the counters, on New York and on a city whose ceiling is known.
+"""Draw docs/images/results.png: the model beside counters, on New York and on a city whose ceiling is known.
 
-python benchmarks/plot_results.py --new-york RUN/eval.json --city RUN/eval.json --city-metrics RUN/metrics.jsonl \
-    --out docs/images/results.png
+python benchmarks/plot_results.py --new-york RUN/eval.json --new-york-ranked RUN/eval-ranked.json --city RUN/eval.json \
+    --city-metrics RUN/metrics.jsonl --out docs/images/results.png
+
+The first of New York is that of the model alone, with counters (and with --cascade, if a bar of it is wanted).
 """
 
 import argparse
@@ -19,21 +21,23 @@ COUNTERS = {
     "markov": ("Markov with back-off", "#9aa5b4"),
     "visits_stream": ("visit counter", "#6f7d90"),
     "user_hour": ("visits at that hour", "#46566b"),
+    "cascade": ("cascade", "#7a5ea8"),
 }
-MODEL_COLOUR, CEILING_COLOUR = "#d9603b", "#2b2b2b"
+MODEL_COLOUR, RANKED_COLOUR, CEILING_COLOUR = "#d9603b", "#a8361a", "#2b2b2b"
 
 
-def bars(axes: plt.Axes, result: dict, title: str) -> None:
-    """Grouped bars of the counters and the model; the ceiling as a line above each group."""
-    systems = [(*COUNTERS[name], result["baselines"][name]) for name in COUNTERS if name in result["baselines"]] + [
-        ("Spacetime-GR", MODEL_COLOUR, result["metrics"])
-    ]
+def bars(axes: plt.Axes, result: dict, title: str, ranked: dict | None = None) -> None:
+    """Grouped bars of counters, the model, and the model with its ranker; the ceiling as a line above each group."""
+    systems = [(*COUNTERS[name], result["baselines"][name]) for name in COUNTERS if name in result["baselines"]]
+    systems.append(("Spacetime-GR", MODEL_COLOUR, result["metrics"]))
+    if ranked is not None:
+        systems.append(("Spacetime-GR, ranked", RANKED_COLOUR, ranked["metrics"]))
     width = 0.8 / len(systems)
     for number, (label, colour, metrics) in enumerate(systems):
         heights = [metrics[name] for name in MEASURES]
         places = [group + (number - (len(systems) - 1) / 2) * width for group in range(len(MEASURES))]
         drawn = axes.bar(places, heights, width * 0.92, color=colour, label=label)
-        if label == "Spacetime-GR":
+        if label.startswith("Spacetime-GR"):
             axes.bar_label(drawn, fmt="%.2f", padding=-10, fontsize=6.5, color="white")
     if "ceiling" in result:
         for group, name in enumerate(MEASURES):
@@ -68,18 +72,24 @@ def loss_curve(axes: plt.Axes, metrics: Path, result: dict) -> None:
 def main() -> None:
     """Read the results and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("--new-york", "--city", "--city-metrics", "--out"):
+    for name in ("--new-york", "--new-york-ranked", "--city", "--city-metrics", "--out"):
         parser.add_argument(name, type=Path, required=True)
     arguments = parser.parse_args()
-    new_york, city = (json.loads(file.read_text()) for file in (arguments.new_york, arguments.city))
+    files = (arguments.new_york, arguments.new_york_ranked, arguments.city)
+    new_york, ranked, city = (json.loads(file.read_text()) for file in files)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 3.9), width_ratios=[1.25, 1.25, 1])
-    bars(left, new_york, f"New York, less-is-more split: {new_york['num_targets']:,} targets, {new_york['setting']}")
+    title = f"New York, less-is-more split: {new_york['num_targets']:,} targets, {new_york['setting']}"
+    bars(left, new_york, title, ranked)
     bars(middle, city, f"simulated city: {city['num_targets']:,} targets")
     loss_curve(right, arguments.city_metrics, city)
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = middle.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=9)
+    labelled = {}
+    for axes in (left, middle):
+        labelled |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        labelled.values(), labelled.keys(), loc="lower center", ncols=len(labelled), frameon=False, fontsize=9
+    )
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.out, dpi=120, metadata={"Software": None})
