@@ -38,7 +38,7 @@ def bars(axes: plt.Axes, result: dict, title: str, ranked: dict | None = None) -
         places = [group + (number - (len(systems) - 1) / 2) * width for group in range(len(MEASURES))]
         drawn = axes.bar(places, heights, width * 0.92, color=colour, label=label)
         if label.startswith("Spacetime-GR"):
-            axes.bar_label(drawn, fmt="%.2f", padding=-10, fontsize=6.5, color="white")
+            axes.bar_label(drawn, fmt="%.2f", padding=-18, rotation=90, fontsize=7, color="white")
     if "ceiling" in result:
         for group, name in enumerate(MEASURES):
             axes.hlines(
