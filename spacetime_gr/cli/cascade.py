@@ -38,10 +38,10 @@ def cascade(
     Tuned on the last part of training; the held-out events are not opened. Needs the `cascade` extra.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 
     from data_pipelines.prepared import PreparedFolder
+    from spacetime_gr.cli.progress import counting_bar
     from spacetime_gr.evaluation.cascade.fitting import fit_cascade
     from spacetime_gr.evaluation.cascade.scorer import import_extra
 
@@ -55,8 +55,7 @@ def cascade(
         from spacetime_gr.evaluation.cascade.early_model import EarlyModel
 
         model = EarlyModel(early_model, PreparedFolder(early_data), folder, blind=setting == "blind", device=device)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors) as bar:
+    with counting_bar(errors) as bar:
         requests = bar.add_task("requests", total=None)
         fitted = fit_cascade(
             folder,

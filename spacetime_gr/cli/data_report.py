@@ -34,9 +34,9 @@ def data_report(
     The page needs no network. Places and map cells that few people visit are shown too: share it as you would the data.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from data_pipelines import PreparedFolder
+    from spacetime_gr.cli.progress import counting_bar
     from spacetime_gr.reports.data_report import report_on, write_figures
     from spacetime_gr.training.loading import load_config
 
@@ -46,8 +46,7 @@ def data_report(
             raise ValueError(f"{file} is a folder; expected the name of a file to write")
     run = load_config(config) if config else None
     console = Console(stderr=True, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with counting_bar(console) as bar:
         task = bar.add_task("starting", total=None)
         numbers, page = report_on(
             prepared,

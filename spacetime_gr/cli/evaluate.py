@@ -146,9 +146,9 @@ def evaluate(
     import json
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from data_pipelines.prepared import PreparedFolder
+    from spacetime_gr.cli.progress import counting_bar
     from spacetime_gr.evaluation.cascade.scorer import cascade_files, load_cascade
     from spacetime_gr.evaluation.harness import DISCOVERY_DAYS, DISCOVERY_K, Task, evaluate_folder, fingerprint
     from spacetime_gr.evaluation.model_files import model_files, trained_actions
@@ -236,8 +236,7 @@ def evaluate(
 
         scorer = RankedModel(order, scorer, task.explore_odds)
     baselines = {} if cascade is None else {"cascade": load_cascade(cascade, folder, setting)}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with counting_bar(Console(stderr=True)) as bar:
         ranking = bar.add_task("ranking targets", total=None)
         result = evaluate_folder(
             folder,

@@ -31,8 +31,8 @@ def report(
     The page needs no network. It shows movements of persons: it is not for publication.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from spacetime_gr.cli.progress import counting_bar
     from spacetime_gr.reports.run_report import Request, report_on
 
     file = out or run / "report.html"
@@ -40,8 +40,7 @@ def report(
         raise ValueError(f"{file} is a folder; expected the name of a file to write")
     request = Request(run, data, result, tuple(user or ()), sample)
     console = Console(stderr=True, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with counting_bar(console) as bar:
         task = bar.add_task("reading the run", total=None)
         page = report_on(
             request, lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)

@@ -65,10 +65,11 @@ def simulate(
     Prepare the folder with `spacetime-gr prepare --format simulated`.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import TaskID
 
     from data_pipelines.simulator import CitySettings
     from data_pipelines.simulator import simulate as simulate_city
+    from spacetime_gr.cli.progress import counting_bar
 
     settings = CitySettings(
         num_users=num_users,
@@ -91,8 +92,7 @@ def simulate(
         max_truth_events=max_truth_events,
     )
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with counting_bar(console) as bar:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, of: int) -> None:

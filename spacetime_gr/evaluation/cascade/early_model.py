@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
 
 from spacetime_gr.evaluation.cascade.calibration import log_sum
 from spacetime_gr.evaluation.harness import fingerprint
@@ -63,22 +64,20 @@ class EarlyModel:
                 "two hashes; prepare both with the same key"
             )
         places = early.pois()
-        ours, theirs = (pois["poi_id"].to_numpy(zero_copy_only=False) for pois in (folder.pois(), places))
-        order = np.argsort(theirs)
-        at = order[np.minimum(np.searchsorted(theirs, ours, sorter=order), len(theirs) - 1)]
-        if missing := int((theirs[at] != ours).sum()):
+        at = pc.index_in(folder.pois()["poi_id"], places["poi_id"])
+        if at.null_count:
             raise ValueError(
-                f"--early-data {early.path} lacks {missing:,} of the {len(ours):,} places of {folder.path}; prepare it "
-                "with a POI table of all of them and --catalogue all"
+                f"--early-data {early.path} lacks {at.null_count:,} of the {len(at):,} places of {folder.path}; "
+                "prepare it with a POI table of all of them and --catalogue all"
             )
         # poi_row of the early folder for each of `folder`; the last entry serves -1, a place that is not listed.
-        self._early_row = np.append(at, -1)
-        self._num_pois = len(theirs)
+        self._early_row = np.append(at.to_numpy(), -1)
+        self._num_pois = places.num_rows
         self.fingerprint = fingerprint(model_files(run))
         self._scorer = load_scorer(
             run, early, context_actions=trained_actions(run), batch_size=8, blind=blind, device=device
         )
-        counted = self._scorer.tokenizer.index.visitors(np.arange(len(theirs)))
+        counted = self._scorer.tokenizer.index.visitors(np.arange(self._num_pois))
         if not np.array_equal(counted, places["train_visitors"].to_numpy()):
             raise ValueError(
                 f"the model in {run} counts other visitors than {early.path} has: it was not trained on this folder; "
